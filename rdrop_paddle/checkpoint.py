@@ -1,0 +1,104 @@
+"""Checkpoints that resume a run: output/<name>/checkpoints/update-N/, and best.safetensors.
+
+A checkpoint is written under a temporary name and renamed when it is whole; the newest whole one is the latest.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+from paddle import distributed
+from safetensors.numpy import load_file
+
+from .errors import UserError
+
+WEIGHT_FORMAT = "rdrop_paddle"  # in the header of weight files: whose names and layout the tensors have
+KEPT = 2  # checkpoints in a run folder
+
+
+def save(run_folder, model, optimizer, *, update, best):
+    """Write the state after `update`; `best` is the best accuracy so far, or None."""
+    folder = Path(run_folder) / "checkpoints" / f"update-{update:08d}"
+    unfinished = folder.with_suffix(".part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    save_weights(model_arrays(model), unfinished / "model.safetensors", update=update)
+    save_weights(_momentum(model, optimizer), unfinished / "momentum.safetensors", update=update)
+    (unfinished / "state.json").write_text(json.dumps({"update": update, "best": best}))
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+    for old in _all(run_folder)[:-KEPT]:
+        shutil.rmtree(old)
+
+
+def load(run_folder, model, optimizer):
+    """Load the latest checkpoint; returns its {"update", "best"}.
+
+    Raises:
+        UserError: it does not fit the model.
+    """
+    folder = latest(run_folder)
+    arrays = load_file(str(folder / "model.safetensors"))
+    momentum = load_file(str(folder / "momentum.safetensors"))
+    parameters = dict(model.named_parameters())
+    if {n: list(a.shape) for n, a in arrays.items()} != {n: list(p.shape) for n, p in parameters.items()}:
+        raise UserError(f"{folder} holds another model than the config describes; resume with the config it was made with")
+    _set_parameters(model, arrays)
+    optimizer.set_state_dict({_momentum_key(p): momentum[n] for n, p in parameters.items() if n in momentum})
+    return json.loads((folder / "state.json").read_text())
+
+
+def save_best(run_folder, model, **metadata):
+    """Write best.safetensors, which tools/eval.py reads; metadata go into its header."""
+    path = Path(run_folder) / "best.safetensors"
+    save_weights(model_arrays(model), path.with_suffix(".part"), **metadata)
+    path.with_suffix(".part").replace(path)
+
+
+def load_best(run_folder, model):
+    """Load best.safetensors on every rank, after rank 0 has written it."""
+    if distributed.get_world_size() > 1:
+        distributed.barrier()
+    _set_parameters(model, load_file(str(Path(run_folder) / "best.safetensors")))
+
+
+def latest(run_folder):
+    """The newest checkpoint's folder, or None."""
+    return (_all(run_folder) or [None])[-1]
+
+
+def latest_update(run_folder):
+    """The update of the newest checkpoint, 0 when there is none."""
+    folder = latest(run_folder)
+    return int(folder.name.rpartition("-")[2]) if folder else 0
+
+
+def save_weights(arrays, path, **metadata):
+    """Write named numpy arrays as safetensors in this project's names; metadata values are kept as strings."""
+    header = {"format": WEIGHT_FORMAT, **{key: str(value) for key, value in metadata.items()}}
+    Path(path).write_bytes(safetensors.numpy.save(arrays, metadata=header))  # save_file would make it unreadable to others
+
+
+def model_arrays(model):
+    """{name: float32 array} of the model's parameters."""
+    return {name: np.ascontiguousarray(p.astype("float32").numpy()) for name, p in model.named_parameters()}
+
+
+def _set_parameters(model, arrays):
+    for name, parameter in model.named_parameters():
+        parameter.set_value(arrays[name])
+
+
+def _all(run_folder):
+    return sorted(p for p in (Path(run_folder) / "checkpoints").glob("update-*") if p.suffix != ".part")
+
+
+def _momentum(model, optimizer):
+    state = optimizer.state_dict()
+    return {n: state[_momentum_key(p)].numpy() for n, p in model.named_parameters() if _momentum_key(p) in state}
+
+
+def _momentum_key(parameter):
+    return f"{parameter.name}_velocity_0"  # the name that Paddle's Momentum gives it

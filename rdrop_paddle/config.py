@@ -1,0 +1,224 @@
+"""The configuration: typed dataclasses here, defaults in configs/base.yaml, a YAML file and `key=value` overrides on top.
+
+    config = load_config("configs/vit_b16_cifar100_rdrop.yaml", ["model.image_size=224"])
+"""
+
+import difflib
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Optional
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from .errors import UserError
+
+BASE = Path(__file__).resolve().parent.parent / "configs" / "base.yaml"
+
+
+def _within(low=None, high=None, above=None):
+    return field(metadata={"low": low, "high": high, "above": above})
+
+
+def _one_of(*choices):
+    return field(metadata={"choices": choices})
+
+
+@dataclass
+class ModelConfig:
+    name: str
+    patch_size: Optional[int] = _within(low=1)
+    embed_dim: Optional[int] = _within(low=1)
+    depth: Optional[int] = _within(low=1)
+    num_heads: Optional[int] = _within(low=1)
+    mlp_ratio: Optional[float] = _within(above=0)
+    image_size: int = _within(low=1)
+    classes: int = _within(low=1)
+    drop_rate: float = _within(low=0, high=1)
+    proj_drop_rate: float = _within(low=0, high=1)
+    qkv_bias: bool
+    epsilon: float = _within(above=0)
+    weights: str
+
+
+@dataclass
+class DataConfig:
+    name: str = _one_of("cifar100", "cifar10", "digits", "folder")
+    path: str
+    images_per_class: Optional[int] = _within(low=1)
+    val_fraction: float = _within(low=0, high=0.9)
+    crop_scale: float = _within(above=0, high=1)
+    flip: bool
+    workers: int = _within(low=0)
+
+
+@dataclass
+class TrainConfig:
+    steps: int = _within(low=1)
+    batch_size: int = _within(low=1)
+    micro_batch_size: int = _within(low=1)
+    lr: float = _within(low=0)
+    warmup_steps: int = _within(low=0)
+    clip_norm: Optional[float] = _within(above=0)
+    momentum: float = _within(low=0, high=1)
+    weight_decay: float = _within(low=0)
+    amp: str = _one_of("off", "O1", "O2")
+    amp_dtype: str = _one_of("bfloat16", "float16")
+    seed: int = _within(low=0)
+    log_every: int = _within(low=1)
+    eval_every: int = _within(low=1)
+    save_every: int = _within(low=1)
+
+
+@dataclass
+class RDropConfig:
+    passes: int = _one_of(1, 2)
+    alpha: float = _within(low=0)
+    reduction: str = _one_of("batchmean", "mean", "sum")
+
+
+@dataclass
+class EvalConfig:
+    split: str = _one_of("test", "val")
+    batch_size: int = _within(low=1)
+    target_accuracy: Optional[float] = _within(low=0, high=1)
+
+
+@dataclass
+class Config:
+    name: str
+    output: str
+    model: ModelConfig
+    data: DataConfig
+    train: TrainConfig
+    rdrop: RDropConfig
+    eval: EvalConfig
+
+    def to_yaml(self):
+        """The whole configuration as YAML; `load_config` reads it back as it is."""
+        return yaml.safe_dump(asdict(self), sort_keys=False)
+
+
+def load_config(path=BASE, overrides=()):
+    """configs/base.yaml, then the YAML file `path`, then `overrides` such as "train.steps=300", as a checked Config.
+
+    Raises:
+        UserError: an unreadable file, an unknown key, a wrong type, a value out of range, or values that
+            contradict each other; the message names the place and, for a key, the nearest valid one.
+    """
+    merged = OmegaConf.structured(Config)
+    for source, layer in [(BASE, _read(BASE)), (path, _read(path)), *((o, _parse(o)) for o in overrides)]:
+        try:
+            merged = OmegaConf.merge(merged, layer)
+        except ConfigKeyError as error:
+            raise UserError(_unknown_key(source, error.full_key)) from None
+        except (OmegaConfBaseException, TypeError, ValueError) as error:
+            raise UserError(_in_one_line(source, error)) from None
+    try:
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise UserError(_in_one_line(path, error)) from None
+    if config.train.amp == "False":
+        config.train.amp = "off"  # YAML reads a bare off as false
+    _check_ranges(config)
+    _check_consistency(config)
+    return config
+
+
+def accumulation(train, ranks):
+    """Micro-batches per update and rank: batch_size / (micro_batch_size * ranks).
+
+    Raises:
+        UserError: it does not divide; the message names three batch sizes that do.
+    """
+    unit = train.micro_batch_size * ranks
+    if train.batch_size % unit:
+        first = max(train.batch_size // unit, 1)
+        nearest = ", ".join(str(unit * n) for n in range(first, first + 3))
+        raise UserError(
+            f"train.batch_size {train.batch_size} is no multiple of train.micro_batch_size {train.micro_batch_size} "
+            f"x {ranks} rank(s) = {unit}: give for example {nearest}"
+        )
+    return train.batch_size // unit
+
+
+def _read(path):
+    try:
+        layer = OmegaConf.load(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the config {path}: {getattr(error, 'strerror', None) or error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(_in_one_line(path, error)) from None
+    if not OmegaConf.is_dict(layer):
+        raise UserError(f"{path}: a config is a YAML mapping such as 'train: {{steps: 300}}'")
+    return layer
+
+
+def _parse(override):
+    key, equals, _ = override.partition("=")
+    if not (key and equals):
+        raise UserError(f"-o {override}: write key=value, for example train.steps=300")
+    try:
+        return OmegaConf.from_dotlist([override])
+    except (OmegaConfBaseException, yaml.YAMLError, TypeError, ValueError) as error:
+        raise UserError(_in_one_line(override, error)) from None
+
+
+def _in_one_line(source, error):
+    message = str(error).split("\n")[0].strip()
+    key = getattr(error, "full_key", None)
+    mark = getattr(error, "problem_mark", None)
+    place = f", {key}" if key else f", line {mark.line + 1}" if mark else ""
+    return f"{source}{place}: {message}"
+
+
+def _unknown_key(source, key):
+    near = difflib.get_close_matches(key, _keys(Config), n=1, cutoff=0)
+    return f"{source}: unknown key {key}; the nearest valid key is {near[0]}"
+
+
+def _keys(section, prefix=""):
+    for f in fields(section):
+        yield prefix + f.name
+        if hasattr(f.type, "__dataclass_fields__"):
+            yield from _keys(f.type, f"{prefix}{f.name}.")
+
+
+def _check_ranges(section, prefix=""):
+    for f in fields(section):
+        value, key, limits = getattr(section, f.name), prefix + f.name, f.metadata
+        if hasattr(value, "__dataclass_fields__"):
+            _check_ranges(value, f"{key}.")
+        elif value is None or not limits:
+            continue
+        elif "choices" in limits:
+            if value not in limits["choices"]:
+                raise UserError(f"{key} is {value}: give one of {', '.join(map(str, limits['choices']))}")
+        elif not _is_within(value, **limits):
+            raise UserError(f"{key} is {value}: give a number {_range_text(**limits)}")
+
+
+def _is_within(value, low, high, above):
+    # written so that NaN fails; infinity is never a sensible setting
+    return (
+        abs(value) < float("inf")
+        and (low is None or value >= low)
+        and (above is None or value > above)
+        and (high is None or value <= high)
+    )
+
+
+def _range_text(low, high, above):
+    start = f"above {above}" if above is not None else f">= {low}"
+    return start if high is None else f"{start} and <= {high}"
+
+
+def _check_consistency(config):
+    train, rdrop = config.train, config.rdrop
+    if train.warmup_steps >= train.steps:
+        raise UserError(f"train.warmup_steps {train.warmup_steps} must be below train.steps {train.steps}")
+    if rdrop.passes == 1 and rdrop.alpha > 0:
+        raise UserError(f"rdrop.alpha is {rdrop.alpha} but rdrop.passes is 1: set rdrop.passes=2, or rdrop.alpha=0")
+    if config.name in ("", ".", "..") or Path(config.name).name != config.name:
+        raise UserError(f"name is {config.name!r}: give a plain folder name")

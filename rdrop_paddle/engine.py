@@ -1,0 +1,246 @@
+"""Training and evaluation of a task; knows updates, ranks and the loss, not images.
+
+A task has `model`, `batches(split, first_update)`, `forward(model, batch, passes)` -> (logits, labels, pad mask or None),
+`counts(logits, labels, pad_mask)` -> int64 tensor, and `score(counts)` -> dict; see vision/task.py.
+"""
+
+import contextlib
+import itertools
+import time
+
+import numpy as np
+import paddle
+from paddle import distributed
+
+from . import checkpoint
+from .config import accumulation
+from .errors import UserError
+from .loss import RDropLoss, cross_entropy
+from .schedule import WarmupCosine
+
+
+def train(task, config, log, first_update=1):
+    """Train `task.model` from update `first_update` to `train.steps`, with checkpoints and evaluations in the run folder.
+
+    The best weights by the held-out part (the last ones when there is none) are saved as best.safetensors; at the end
+    they are loaded and `eval.split` is read once. Returns its score.
+
+    Args:
+        log: a RunLog.
+        first_update: above 1, the latest checkpoint of the run folder is loaded first.
+
+    Raises:
+        UserError: mixed precision without a GPU.
+        FloatingPointError: a loss or gradient that is not finite.
+    """
+    trainer = Trainer(task, config)
+    best = trainer.restore(log.folder) if first_update > 1 else None
+    batches = iter(task.batches("train", first_update))
+    clock = Clock()
+    for update in range(first_update, config.train.steps + 1):
+        lr = trainer.optimizer.get_lr()
+        micro_batches, reading = trainer.read(batches)
+        means = trainer.step(micro_batches, update, log.folder)
+        clock.add(reading)
+        log.progress(update)
+        if update % config.train.log_every == 0 or update == config.train.steps:
+            log.training(update, lr=lr, **means, **clock.lap(config.train.batch_size))
+        if update % config.train.eval_every == 0 or update == config.train.steps:
+            best = _keep_best(task, config, log, update, best)
+            clock.restart()
+        if update % config.train.save_every == 0 or update == config.train.steps:
+            trainer.save(log.folder, update, best)
+            clock.restart()
+    checkpoint.load_best(log.folder, task.model)
+    score = evaluate(task, config.eval.split)
+    log.evaluation(config.train.steps, config.eval.split, score, final=True)
+    return score
+
+
+def evaluate(task, split):
+    """The score of `task.model` on a split, for example {"accuracy", "correct", "total"}, the same on every rank.
+
+    Each example is counted once and the integer counts are summed over the ranks.
+    """
+    model = task.model
+    was_training = model.training
+    model.eval()
+    counts = None
+    with paddle.no_grad():
+        for batch in task.batches(split):
+            logits, labels, pad_mask = task.forward(model, batch)
+            found = task.counts(logits, labels, pad_mask)
+            counts = found if counts is None else counts + found
+    model.train() if was_training else model.eval()
+    return task.score(_sum_over_ranks(counts if counts is not None else paddle.zeros([2], "int64")).numpy())
+
+
+class Trainer:
+    """What one update needs: model, criterion, optimizer, learning rate, precision."""
+
+    def __init__(self, task, config):
+        self.task = task
+        self.config = config
+        self.rank, self.ranks = distributed.get_rank(), distributed.get_world_size()
+        self.accumulation = accumulation(config.train, self.ranks)
+        self.criterion = RDropLoss(alpha=config.rdrop.alpha, reduction=config.rdrop.reduction)
+        train_config = config.train
+        self.schedule = WarmupCosine(
+            steps=train_config.steps, warmup_steps=train_config.warmup_steps, peak=train_config.lr
+        )
+        self.optimizer = paddle.optimizer.Momentum(
+            learning_rate=self.schedule,
+            momentum=train_config.momentum,
+            parameters=task.model.parameters(),
+            weight_decay=train_config.weight_decay or None,
+        )
+        self._set_precision(train_config)
+        self.model = paddle.DataParallel(task.model) if self.ranks > 1 else task.model
+        task.model.train()
+
+    def _set_precision(self, train_config):
+        self.amp = dict(enable=train_config.amp != "off", dtype=train_config.amp_dtype)
+        self.scaler = None
+        if not self.amp["enable"]:
+            return
+        if paddle.get_device() == "cpu":
+            raise UserError(f"train.amp is {train_config.amp} but this is a CPU, which computes in float32 only: train.amp=off")
+        self.amp["level"] = train_config.amp
+        if train_config.amp == "O2":
+            self.task.model, self.optimizer = paddle.amp.decorate(
+                self.task.model, self.optimizer, level="O2", dtype=train_config.amp_dtype, master_grad=True
+            )
+        if train_config.amp_dtype == "float16":
+            self.scaler = paddle.amp.GradScaler()
+
+    def read(self, batches):
+        """The micro-batches of one update, and the seconds spent waiting for them."""
+        start = time.perf_counter()
+        return list(itertools.islice(batches, self.accumulation)), time.perf_counter() - start
+
+    def step(self, micro_batches, update, run_folder):
+        """One update; returns the global batch's mean loss, ce and kl, and the gradient's norm before clipping.
+
+        Each micro-batch's loss is a mean over its own unmasked positions, so it is weighted with their number and the
+        gradient is divided by the number in the whole global batch: neither accumulation nor ranks change it.
+        """
+        # a pure function of seed, update and rank: resuming needs no generator state
+        paddle.seed(_dropout_seed(self.config.train.seed, update, self.rank))
+        totals = paddle.zeros([4])  # loss, ce and kl weighted with positions; positions
+        for number, batch in enumerate(micro_batches, start=1):
+            last = number == len(micro_batches)
+            with contextlib.nullcontext() if last or self.ranks == 1 else self.model.no_sync():
+                totals += self._accumulate(batch)
+        totals = _sum_over_ranks(totals)
+        grad_norm = self._scale_gradients(self.ranks / totals[3])  # DataParallel has averaged over the ranks
+        loss, ce, kl, grad_norm = paddle.concat([totals[:3] / totals[3], grad_norm.reshape([1])]).tolist()
+        scaled_down = self.scaler is not None and np.isfinite(loss)  # float16 may overflow; the scaler skips the update
+        if not np.isfinite([loss, grad_norm]).all() and not scaled_down:
+            raise FloatingPointError(_describe_failure(update, loss, grad_norm, micro_batches, run_folder))
+        self._apply_gradients()
+        self.schedule.step()
+        return dict(loss=loss, ce=ce, kl=kl, grad_norm=grad_norm)
+
+    def _accumulate(self, batch):
+        """Forward and backward of one micro-batch: [loss, ce, kl, 1] times its unmasked positions."""
+        rdrop = self.config.rdrop
+        with paddle.amp.auto_cast(**self.amp):
+            logits, labels, pad_mask = self.task.forward(self.model, batch, rdrop.passes)
+        if rdrop.passes == 1:
+            ce = cross_entropy(logits, labels, pad_mask)
+            loss, kl = ce, paddle.zeros_like(ce)
+        else:
+            loss, ce, kl = self.criterion.terms(*logits.chunk(2), labels, pad_mask)
+        positions = (~pad_mask).astype("float32").sum() if pad_mask is not None else paddle.to_tensor(float(labels.size))
+        weighted = loss * positions
+        (self.scaler.scale(weighted) if self.scaler else weighted).backward()
+        return paddle.stack([weighted, ce * positions, kl * positions, positions]).detach()
+
+    @paddle.no_grad()
+    def _scale_gradients(self, factor):
+        """Multiply the gradients by `factor`, then clip; returns their global norm in between."""
+        if self.scaler:
+            self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.task.model.parameters() if p.grad is not None]
+        norms = paddle.stack([paddle.linalg.norm(g.astype("float32")) for g in gradients])
+        norm = paddle.linalg.norm(norms) * factor
+        if self.config.train.clip_norm is not None:
+            factor = factor * (self.config.train.clip_norm / norm.clip(min=self.config.train.clip_norm))
+        for gradient in gradients:
+            gradient.multiply_(factor)
+        return norm
+
+    def _apply_gradients(self):
+        if self.scaler:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
+        self.optimizer.clear_grad()
+
+    def save(self, run_folder, update, best):
+        if self.rank == 0:
+            checkpoint.save(run_folder, self.task.model, self.optimizer, update=update, best=best)
+
+    def restore(self, run_folder):
+        """Load the latest checkpoint; returns the best accuracy so far, or None."""
+        state = checkpoint.load(run_folder, self.task.model, self.optimizer)
+        self.schedule.step(state["update"])
+        return state["best"]
+
+
+class Clock:
+    """Seconds since the last lap, split into reading and the rest."""
+
+    def __init__(self):
+        self.restart()
+
+    def restart(self):
+        self._start, self._reading, self._updates = time.perf_counter(), 0.0, 0
+
+    def add(self, reading):
+        self._reading += reading
+        self._updates += 1
+
+    def lap(self, batch_size):
+        """Images per second over all ranks, and seconds per update for reading and in all; starts a new lap."""
+        elapsed, updates, reading = time.perf_counter() - self._start, self._updates, self._reading
+        self.restart()
+        return dict(
+            images_per_second=updates * batch_size / elapsed, reader_cost=reading / updates, batch_cost=elapsed / updates
+        )
+
+
+def _keep_best(task, config, log, update, best):
+    """Evaluate on the held-out part and keep the weights when they are the best; returns the best accuracy."""
+    if config.data.val_fraction == 0:  # nothing to select by: the last weights are kept
+        if update == config.train.steps:
+            checkpoint.save_best(log.folder, task.model, update=update)
+        return None
+    score = evaluate(task, "val")
+    log.evaluation(update, "val", score)
+    accuracy = next(iter(score.values()))
+    if best is not None and accuracy <= best:
+        return best
+    if distributed.get_rank() == 0:
+        checkpoint.save_best(log.folder, task.model, update=update, val_accuracy=accuracy)
+    return accuracy
+
+
+def _sum_over_ranks(tensor):
+    if distributed.get_world_size() > 1:
+        distributed.all_reduce(tensor)
+    return tensor
+
+
+def _dropout_seed(seed, update, rank):
+    return int(np.random.SeedSequence([seed, update, rank]).generate_state(1)[0])
+
+
+def _describe_failure(update, loss, grad_norm, micro_batches, run_folder):
+    indices = [int(i) for batch in micro_batches for i in batch[-1].numpy().ravel()]
+    last = checkpoint.latest(run_folder)
+    return (
+        f"update {update}: loss {loss}, gradient norm {grad_norm}; samples of this rank: {indices}; "
+        f"last good checkpoint: {last or 'none yet'}"
+    )

@@ -1,0 +1,157 @@
+"""The run folder output/<name>/: config.yaml, environment.json, train.log, metrics.jsonl and the VisualDL log vdl/.
+
+Only rank 0 writes; on the other ranks every method does nothing.
+"""
+
+import importlib.metadata
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from .errors import UserError
+
+PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "numpy", "pillow", "visualdl", "omegaconf", "safetensors")
+
+
+class RunLog:
+    """Use as a context manager. `kept_updates` > 0 continues a run: what was logged up to there stays."""
+
+    def __init__(self, config, *, rank=0, ranks=1, device="cpu", kept_updates=0):
+        self.config = config
+        self.folder = run_folder(config)
+        self._writes = rank == 0
+        if not self._writes:
+            return
+        from visualdl import LogWriter  # takes a second to import, and the other ranks have no use for it
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "config.yaml").write_text(config.to_yaml())
+        (self.folder / "environment.json").write_text(json.dumps(environment(ranks, device), indent=2) + "\n")
+        records = [r for r in _read_metrics(self.folder) if r["step"] <= kept_updates and not r.get("final")]
+        shutil.rmtree(self.folder / "vdl", ignore_errors=True)  # VisualDL shows one file of a folder: write it anew
+        self._metrics = open(self.folder / "metrics.jsonl", "w")
+        self._text = open(self.folder / "train.log", "a")
+        self._vdl = LogWriter(logdir=str(self.folder / "vdl"))
+        self._bar = tqdm(
+            total=config.train.steps, initial=kept_updates, unit="update", disable=not sys.stderr.isatty(), dynamic_ncols=True
+        )
+        self._add_hyper_parameters()
+        for record in records:
+            self._record(record)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        if self._writes:
+            self._bar.close()
+            self._vdl.close()
+            self._metrics.close()
+            self._text.close()
+
+    def message(self, text):
+        """A line for the console and train.log."""
+        if self._writes:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+            self._text.write(text + "\n")
+            self._text.flush()
+
+    def progress(self, update):
+        if self._writes:
+            self._bar.update(update - self._bar.n)
+
+    def training(self, update, **values):
+        """The figures of one update, global-batch means: loss, ce, kl, lr, grad_norm, images_per_second, costs in s."""
+        if not self._writes:
+            return
+        self._record(dict(step=update, **values))
+        eta = values["batch_cost"] * (self.config.train.steps - update)
+        self.message(
+            f"update {update}/{self.config.train.steps}  loss {values['loss']:.4f}  ce {values['ce']:.4f}  "
+            f"kl {values['kl']:.5f}  lr {values['lr']:.6f}  grad_norm {values['grad_norm']:.3f}  "
+            f"reader_cost {values['reader_cost']:.3f} s  batch_cost {values['batch_cost']:.3f} s  "
+            f"{values['images_per_second']:.1f} images/s  eta {tqdm.format_interval(eta)}"
+        )
+
+    def evaluation(self, update, split, score, final=False):
+        """A score; `final` marks the one evaluation of the best weights at the end of training."""
+        if not self._writes:
+            return
+        self._record(dict(step=update, split=split, **score, **({"final": True} if final else {})))
+        self.message(f"{'best weights' if final else f'update {update}'}  {split}  " + "  ".join(f"{name} {value:.6g}" for name, value in score.items()))
+
+    def image_grid(self, images):
+        """A square grid of training images after augmentation, uint8 [side * side, H, W, 3]."""
+        if self._writes:
+            side = int(len(images) ** 0.5)
+            rows = images.reshape(side, side, *images.shape[1:])
+            grid = np.concatenate(np.concatenate(rows, axis=1), axis=1)  # [side*H, side*W, 3]
+            self._vdl.add_image("train/augmented", grid, step=0)
+
+    def _record(self, record):
+        """One line of metrics.jsonl, and the same numbers as VisualDL scalars."""
+        self._metrics.write(json.dumps(record) + "\n")
+        self._metrics.flush()
+        section = record.get("split", "train")
+        for name, value in record.items():
+            if name not in ("step", "split", "final"):
+                self._vdl.add_scalar(f"{section}/{name}", value, step=record["step"])
+
+    def _add_hyper_parameters(self):
+        config = self.config
+        chosen = {"model": config.model.name, "image_size": config.model.image_size, "data": config.data.name}
+        chosen |= {"drop_rate": config.model.drop_rate, **asdict(config.rdrop)}
+        chosen |= {key: getattr(config.train, key) for key in ("steps", "batch_size", "lr", "warmup_steps", "seed")}
+        accuracy = "test/accuracy" if config.eval.split == "test" else "val/accuracy"
+        self._vdl.add_hparams(hparams_dict=chosen, metrics_list=[accuracy, "train/loss"])
+
+
+def run_folder(config):
+    return Path(config.output) / config.name
+
+
+def check_run_folder(config, resume):
+    """Refuse to mix two runs.
+
+    Raises:
+        UserError: the run folder holds something and this is not a resumption.
+    """
+    folder = run_folder(config)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: choose another name=... or output=...")
+    if not resume and folder.exists() and any(folder.iterdir()):
+        raise UserError(f"run folder {folder} is not empty: continue it with --resume, or choose another name=...")
+
+
+def environment(ranks, device):
+    """What a reader of the results needs to know of the machine and the code."""
+    installed = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions() if d.metadata["Name"]}
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "packages": {name: installed[name] for name in PACKAGES if name in installed},
+        "git_commit": _git_commit(),
+        "ranks": ranks,
+        "device": device,
+    }
+
+
+def _git_commit():
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None  # not a checkout
+
+
+def _read_metrics(folder):
+    path = folder / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

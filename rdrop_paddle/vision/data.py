@@ -1,0 +1,206 @@
+"""Images and labels of a split, augmentation, and the order in which ranks read them.
+
+Every random choice is a pure function of (seed, epoch, index): neither the number of workers nor of ranks changes it.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import List, Sequence
+
+import numpy as np
+from paddle.io import DataLoader, Dataset
+from PIL import Image, UnidentifiedImageError
+from sklearn.datasets import load_digits
+
+from ..errors import UserError
+from . import cifar
+
+CIFAR = {"cifar100": cifar.CIFAR100, "cifar10": cifar.CIFAR10}
+CHOICE_SEED = 0  # of the held-out part and the subset: the same images whatever the training seed
+DIGITS_TEST_SHARE = 0.4
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+
+
+def data_root():
+    """The folder of archives and weights: RDROP_DATA, or ~/.cache/rdrop."""
+    return Path(os.environ.get("RDROP_DATA") or "~/.cache/rdrop").expanduser()
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images of one split: arrays uint8 [H, W, 3] or paths of files, with integer labels."""
+
+    images: Sequence
+    labels: np.ndarray  # int64 [N]
+    class_names: List[str]
+
+    def take(self, chosen):
+        return Images([self.images[i] for i in chosen], self.labels[chosen], self.class_names)
+
+
+def load_images(config, split):
+    """The Images of "train", "val" or "test" by a DataConfig.
+
+    "val" is a stratified, seeded part of the official training images, which "train" leaves out.
+
+    Raises:
+        UserError: data that are absent, damaged, or too few for what the config asks.
+    """
+    official = _official_images(config, "test" if split == "test" else "train")
+    if split == "test":
+        return official
+    train, val = split_indices(official.labels, config.val_fraction, config.images_per_class)
+    if split == "val" and not len(val):
+        raise UserError(f"data.val_fraction {config.val_fraction} holds out no image: raise it to evaluate on val")
+    return official.take(val if split == "val" else train)
+
+
+def split_indices(labels, val_fraction, images_per_class):
+    """(train, val): sorted indices, the same share of each class held out, then at most images_per_class kept.
+
+    Raises:
+        UserError: a class has fewer images left than images_per_class.
+    """
+    train, val = [], []
+    for label in np.unique(labels):
+        members = np.random.default_rng([CHOICE_SEED, label]).permutation(np.flatnonzero(labels == label))
+        held_out = round(len(members) * val_fraction)
+        rest = members[held_out:]
+        if images_per_class is not None and len(rest) < images_per_class:
+            raise UserError(f"data.images_per_class is {images_per_class} but class {label} has {len(rest)} images to train on")
+        val.append(members[:held_out])
+        train.append(rest[:images_per_class])
+    return np.sort(np.concatenate(train)), np.sort(np.concatenate(val))
+
+
+def _official_images(config, part):
+    if config.name in CIFAR:
+        archive = CIFAR[config.name]
+        return Images(*cifar.read(archive, cifar.locate(archive, config.path, data_root()), part))
+    if config.name == "digits":
+        return _digits(part)
+    return _image_folder(Path(config.path).expanduser(), "train" if part == "train" else "val")
+
+
+def _digits(part):
+    """scikit-learn's 1,797 real scans of digits, 8x8, grey; a fixed, stratified 40 % are the test set."""
+    digits = load_digits()
+    train, test = split_indices(digits.target, DIGITS_TEST_SHARE, None)
+    chosen = train if part == "train" else test
+    grey = np.round(digits.images[chosen] * (255 / 16)).astype("uint8")  # [N, 8, 8], 0..16 before
+    return Images(np.repeat(grey[..., None], 3, axis=-1), digits.target[chosen].astype("int64"), [str(n) for n in range(10)])
+
+
+def _image_folder(root, part):
+    train = root / "train"
+    if not train.is_dir() or not (root / part).is_dir():
+        raise UserError(f"data.path {root}: an image folder needs train/<class>/*.jpg and val/<class>/*.jpg in it")
+    class_names = sorted(p.name for p in train.iterdir() if p.is_dir())
+    unknown = sorted({p.name for p in (root / part).iterdir() if p.is_dir()} - set(class_names))
+    if unknown:
+        raise UserError(f"{root / part / unknown[0]}: no such class in {train}")
+    files, labels = [], []
+    for label, name in enumerate(class_names):
+        found = sorted(p for p in (root / part / name).glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        files += found
+        labels += [label] * len(found)
+    if not files:
+        raise UserError(f"{root / part}: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in its class folders")
+    return Images(files, np.asarray(labels, dtype="int64"), class_names)
+
+
+def crop_box(rng, width, height, smallest_share):
+    """A random crop (left, top, right, bottom) with `smallest_share` to all of the area and an aspect ratio of 3/4 to 4/3.
+
+    The distribution of torchvision's and Paddle's RandomResizedCrop, their fallback after ten tries included.
+    """
+    for _ in range(10):
+        area = width * height * rng.uniform(smallest_share, 1.0)
+        ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        w, h = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
+        if 0 < w <= width and 0 < h <= height:
+            left, top = rng.integers(0, width - w + 1), rng.integers(0, height - h + 1)
+            return int(left), int(top), int(left) + w, int(top) + h
+    w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))  # the central crop nearest in ratio
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+class ImageDataset(Dataset):
+    """(image uint8 [size, size, 3], label, index) by key (epoch, index); augmented when `seed` is given."""
+
+    def __init__(self, source, image_size, *, seed=None, crop_scale=1.0, flip=False):
+        self.source = source
+        self.image_size = image_size
+        self.seed = seed
+        self.crop_scale = crop_scale
+        self.flip = flip
+
+    def __len__(self):
+        return len(self.source.labels)
+
+    def __getitem__(self, key):
+        epoch, index = key
+        image = _open_image(self.source.images[index])
+        if self.seed is not None:
+            rng = np.random.default_rng([self.seed, epoch, index])
+            if self.crop_scale < 1:
+                image = image.crop(crop_box(rng, *image.size, self.crop_scale))
+            if self.flip and rng.random() < 0.5:
+                image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        image = image.resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
+        return np.asarray(image), self.source.labels[index], np.int64(index)
+
+
+def _open_image(source):
+    if isinstance(source, np.ndarray):
+        return Image.fromarray(source)
+    try:
+        with Image.open(source) as file:
+            return file.convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise UserError(f"cannot read the image {source}: {error}") from None
+
+
+def epoch_order(count, seed, epoch):
+    """The permutation of 0..count-1 in which an epoch reads its images."""
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def training_order(count, seed, *, batch_size, micro_batch_size, rank, ranks, first_update):
+    """Endless micro-batches of keys (epoch, index) for one rank, from update `first_update` (1, 2, ...) on.
+
+    Each epoch is one permutation, drawn from (seed, epoch) and cut into global batches, an incomplete last one dropped;
+    a global batch holds the same images whatever the number of ranks and the micro-batch size.
+    """
+    updates = count // batch_size
+    if updates == 0:
+        raise UserError(f"train.batch_size {batch_size} is more than the {count} training images: lower it")
+
+    def micro_batches():
+        update = first_update - 1
+        while True:
+            epoch, position = divmod(update, updates)
+            order = epoch_order(count, seed, epoch)
+            for start in range(position * batch_size, updates * batch_size, batch_size):
+                batch = order[start : start + batch_size]
+                for chunk in batch.reshape(-1, ranks, micro_batch_size)[:, rank]:
+                    yield [(epoch, int(index)) for index in chunk]
+                update += 1
+
+    return micro_batches()
+
+
+def evaluation_order(count, *, batch_size, rank, ranks):
+    """This rank's batches of keys, in which all ranks together hold each image exactly once.
+
+    The batches themselves do not depend on the number of ranks, so neither does the result of any image.
+    """
+    starts = range(rank * batch_size, count, ranks * batch_size)
+    return [[(0, index) for index in range(start, min(start + batch_size, count))] for start in starts]
+
+
+def reader(dataset, order, workers):
+    """A DataLoader over batches of keys: (images uint8 [N, size, size, 3], labels int64 [N], indices int64 [N])."""
+    return DataLoader(dataset, batch_sampler=order, num_workers=workers, use_shared_memory=workers > 0)

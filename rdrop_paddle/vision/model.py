@@ -1,0 +1,159 @@
+"""The Vision Transformer, arXiv 2010.11929, with the parameter names of PaddleClas and timm.
+
+Dropout sits where Google's ViT has it: after the position embedding and twice in each MLP; the rate after the attention's
+projection is a setting of its own, and attention weights are never dropped. The forward gives logits and nothing
+else; loss and alpha live in loss.py.
+"""
+
+import difflib
+from dataclasses import fields, replace
+
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+
+from ..errors import UserError
+
+ARCHITECTURES = {
+    "vit_ti16": dict(patch_size=16, embed_dim=192, depth=12, num_heads=3, mlp_ratio=4.0),
+    "vit_s16": dict(patch_size=16, embed_dim=384, depth=12, num_heads=6, mlp_ratio=4.0),
+    "vit_b16": dict(patch_size=16, embed_dim=768, depth=12, num_heads=12, mlp_ratio=4.0),
+    "vit_b32": dict(patch_size=32, embed_dim=768, depth=12, num_heads=12, mlp_ratio=4.0),
+    "vit_l16": dict(patch_size=16, embed_dim=1024, depth=24, num_heads=16, mlp_ratio=4.0),
+    "vit_l32": dict(patch_size=32, embed_dim=1024, depth=24, num_heads=16, mlp_ratio=4.0),
+    "vit_h14": dict(patch_size=14, embed_dim=1280, depth=32, num_heads=16, mlp_ratio=4.0),
+    "custom": {},
+}
+
+
+def build_model(config):
+    """A VisionTransformer with random weights from a ModelConfig: the name's numbers, replaced by those that are given.
+
+    Raises:
+        UserError: an unknown name, a number missing, or numbers that do not fit together.
+    """
+    if config.name not in ARCHITECTURES:
+        near = difflib.get_close_matches(config.name, ARCHITECTURES, n=1, cutoff=0)[0]
+        raise UserError(f"model.name is {config.name!r}: did you mean {near}? Known: {', '.join(ARCHITECTURES)}")
+    known = ARCHITECTURES[config.name]
+    config = replace(config, **{key: number for key, number in known.items() if getattr(config, key) is None})
+    missing = [key for key in ARCHITECTURES["vit_b16"] if getattr(config, key) is None]
+    if missing:
+        raise UserError(f"model.name {config.name} has no {', '.join(missing)}: set model.{missing[0]}")
+    if config.image_size % config.patch_size:
+        raise UserError(f"model.image_size {config.image_size} is no multiple of model.patch_size {config.patch_size}")
+    if config.embed_dim % config.num_heads:
+        raise UserError(f"model.embed_dim {config.embed_dim} is no multiple of model.num_heads {config.num_heads}")
+    settings = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in ("name", "weights")}
+    return VisionTransformer(**settings)
+
+
+class VisionTransformer(nn.Layer):
+    """Images [N, 3, image_size, image_size], float, to logits [N, classes]; see configs/base.yaml for the arguments."""
+
+    def __init__(
+        self,
+        *,
+        image_size=224,
+        patch_size=16,
+        embed_dim=768,
+        depth=12,
+        num_heads=12,
+        mlp_ratio=4.0,
+        classes=1000,
+        drop_rate=0.0,
+        proj_drop_rate=0.0,
+        qkv_bias=True,
+        epsilon=1e-6,
+    ):
+        super().__init__()
+        tokens = 1 + (image_size // patch_size) ** 2
+        normal = nn.initializer.TruncatedNormal(std=0.02)
+        self.patch_embed = PatchEmbed(patch_size, embed_dim)
+        self.cls_token = self.create_parameter([1, 1, embed_dim], default_initializer=normal)
+        self.pos_embed = self.create_parameter([1, tokens, embed_dim], default_initializer=normal)
+        self.pos_drop = nn.Dropout(drop_rate)
+        self.blocks = nn.LayerList(
+            [Block(embed_dim, num_heads, mlp_ratio, drop_rate, proj_drop_rate, qkv_bias, epsilon) for _ in range(depth)]
+        )
+        self.norm = nn.LayerNorm(embed_dim, epsilon=epsilon)
+        self.head = nn.Linear(embed_dim, classes)
+        self.apply(_initialise_linear)
+
+    def forward(self, images, passes=1):
+        """Logits [passes * N, classes], the first pass first; each pass has dropout masks of its own.
+
+        What lies before the first dropout is computed once.
+        """
+        x = self.patch_embed(images)  # [N, L-1, D]
+        x = paddle.concat([self.cls_token.expand([x.shape[0], -1, -1]).astype(x.dtype), x], axis=1)
+        x = x + self.pos_embed  # [N, L, D]
+        if passes > 1:
+            x = paddle.concat([x] * passes)
+        x = self.pos_drop(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x[:, 0]))  # LayerNorm acts on each token alone: only the class token is needed
+
+
+class PatchEmbed(nn.Layer):
+    """Non-overlapping patches [N, 3, H, W] -> [N, H/P * W/P, D]."""
+
+    def __init__(self, patch_size, embed_dim):
+        super().__init__()
+        self.proj = nn.Conv2D(3, embed_dim, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, images):
+        return self.proj(images).flatten(2).transpose([0, 2, 1])
+
+
+class Block(nn.Layer):
+    """Pre-norm transformer block, [N, L, D] -> [N, L, D]."""
+
+    def __init__(self, embed_dim, num_heads, mlp_ratio, drop_rate, proj_drop_rate, qkv_bias, epsilon):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(embed_dim, epsilon=epsilon)
+        self.attn = Attention(embed_dim, num_heads, proj_drop_rate, qkv_bias)
+        self.norm2 = nn.LayerNorm(embed_dim, epsilon=epsilon)
+        self.mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio), drop_rate)
+
+    def forward(self, x):
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class Attention(nn.Layer):
+    def __init__(self, embed_dim, num_heads, proj_drop_rate, qkv_bias):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias_attr=None if qkv_bias else False)
+        self.proj = nn.Linear(embed_dim, embed_dim)
+        self.proj_drop = nn.Dropout(proj_drop_rate)
+
+    def forward(self, x):
+        _, length, width = x.shape
+        heads = [-1, length, self.num_heads, width // self.num_heads]
+        # slices of the last axis copy far less than one transpose of a 5-D tensor
+        query, key, value = (t.reshape(heads) for t in self.qkv(x).chunk(3, axis=-1))  # [N, L, H, D/H] each
+        mixed = F.scaled_dot_product_attention(query, key, value)  # [N, L, H, D/H]
+        return self.proj_drop(self.proj(mixed.reshape([-1, length, width])))
+
+
+class Mlp(nn.Layer):
+    def __init__(self, embed_dim, hidden_dim, drop_rate):
+        super().__init__()
+        self.fc1 = nn.Linear(embed_dim, hidden_dim)
+        self.drop1 = nn.Dropout(drop_rate)
+        self.fc2 = nn.Linear(hidden_dim, embed_dim)
+        self.drop2 = nn.Dropout(drop_rate)
+
+    def forward(self, x):
+        x = self.drop1(F.gelu(self.fc1(x)))  # the exact GELU, with erf
+        return self.drop2(self.fc2(x))
+
+
+def _initialise_linear(layer):
+    if isinstance(layer, nn.Linear):
+        nn.initializer.TruncatedNormal(std=0.02)(layer.weight)
+        if layer.bias is not None:
+            nn.initializer.Constant(0.0)(layer.bias)

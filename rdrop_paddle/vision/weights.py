@@ -1,0 +1,138 @@
+"""Loading weights into a VisionTransformer, with a row in the report for every decision."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import List, NamedTuple
+
+import numpy as np
+
+from ..errors import UserError
+from .weight_formats import read_weights
+
+
+class Row(NamedTuple):
+    """What became of one tensor. `action` is loaded, resized, reset, dropped, missing, unexpected or misshapen."""
+
+    name: str
+    action: str
+    detail: str
+
+
+@dataclass
+class WeightReport:
+    """Every tensor of the model and of the file, with what was done; `str()` gives it as a table."""
+
+    path: str
+    format: str
+    rows: List[Row] = field(default_factory=list)
+
+    def names(self, action):
+        return [row.name for row in self.rows if row.action == action]
+
+    def summary(self):
+        """One line: the format, and how many tensors each action befell."""
+        actions = list(dict.fromkeys(row.action for row in self.rows))
+        counts = ", ".join(f"{len(self.names(action))} {action}" for action in actions)
+        return f"{self.path} ({self.format}): {counts}"
+
+    def __str__(self):
+        width = max((len(row.name) for row in self.rows), default=0)
+        return "\n".join([self.summary(), *(f"{r.name:<{width}}  {r.action:<10}  {r.detail}" for r in self.rows)])
+
+
+def load_weights(model, path, *, strict=True, reset_head=False):
+    """Load the weights at `path` into `model` and return the WeightReport.
+
+    Args:
+        model: a VisionTransformer; changed only when nothing is wrong.
+        path: a Google .npz file, or a .safetensors file of this project.
+        strict: a tensor that is missing, unexpected or misshapen is an error; otherwise it is a row of the report.
+        reset_head: set the head to zero instead of loading it, to fine-tune from a pretrained model; a `pre_logits`
+            layer, which belongs to the old head, is then dropped.
+
+    Raises:
+        UserError: an unreadable file, or tensors that do not fit.
+    """
+    found = read_weights(path)
+    report = WeightReport(str(path), found.format)
+    tensors = dict(found.tensors)
+    unknown = list(found.unknown)
+    if reset_head:
+        unknown = [name for name in unknown if not name.startswith("pre_logits/")]
+        report.rows += [Row(name, "dropped", "belongs to the old head") for name in found.unknown if name not in unknown]
+    state = {}
+    for name, parameter in model.state_dict().items():
+        shape = list(parameter.shape)
+        array = tensors.pop(name, None)
+        detail = f"{found.origin.get(name, '')} {shape}"
+        if reset_head and name.startswith("head."):
+            state[name] = np.zeros(shape, "float32")
+            report.rows.append(Row(name, "reset", f"zero {shape}"))
+        elif array is None:
+            report.rows.append(Row(name, "missing", f"expected {shape}"))
+        elif list(array.shape) == shape:
+            state[name] = array
+            report.rows.append(Row(name, "loaded", detail))
+        elif name == "pos_embed" and _is_position_embedding(array, shape):
+            state[name] = resize_position_embedding(array, shape[1])
+            report.rows.append(Row(name, "resized", f"{list(array.shape)} to {shape}, bilinear"))
+        else:
+            report.rows.append(Row(name, "misshapen", f"{list(array.shape)} in the file, {shape} in the model"))
+    report.rows += [Row(name, "unexpected", "not in the model") for name in [*tensors, *unknown]]
+    if strict:
+        _refuse_leftovers(report)
+    parameters = model.state_dict()
+    for name, array in state.items():
+        parameters[name].set_value(array.astype("float32", copy=False))
+    return report
+
+
+def find_weights(name, data_root):
+    """`name` itself if it is a file here, otherwise the file of this name in `data_root`.
+
+    Raises:
+        UserError: there is neither.
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    if len(path.parts) == 1 and (data_root / name).exists():
+        return data_root / name
+    raise UserError(f"no weights at {name}" + (f", nor in {data_root}" if len(path.parts) == 1 else ""))
+
+
+def resize_position_embedding(embedding, tokens):
+    """Position embeddings [1, 1 + g*g, D] to [1, tokens, D]: the class token's as it is, the grid bilinearly.
+
+    The outermost points of both grids coincide (align_corners), as in `scipy.ndimage.zoom(order=1)`, which
+    Google's and the official R-Drop code use.
+    """
+    class_token, grid = embedding[:, :1], embedding[0, 1:]  # [1, 1, D], [g*g, D]
+    old, new = _side(embedding.shape[1]), _side(tokens)
+    weights = _interpolation(old, new)
+    grid = grid.reshape(old, old, -1).astype("float64")
+    grid = np.einsum("yi,xj,ijd->yxd", weights, weights, grid, optimize=True)
+    return np.concatenate([class_token, grid.reshape(1, new * new, -1).astype(embedding.dtype)], axis=1)
+
+
+def _interpolation(old, new):
+    """The matrix [new, old] that interpolates linearly between `old` points, both ends kept."""
+    position = np.linspace(0, old - 1, new)[:, None]  # [new, 1]
+    return np.clip(1 - np.abs(position - np.arange(old)), 0, None)
+
+
+def _side(tokens):
+    return round((tokens - 1) ** 0.5)
+
+
+def _is_position_embedding(array, shape):
+    return array.ndim == 3 and array.shape[::2] == (1, shape[2]) and _side(array.shape[1]) ** 2 == array.shape[1] - 1 > 0
+
+
+def _refuse_leftovers(report):
+    problems = [row for row in report.rows if row.action in ("missing", "unexpected", "misshapen")]
+    if not problems:
+        return
+    first = "; ".join(f"{row.name} {row.action} ({row.detail})" for row in problems[:3])
+    more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+    raise UserError(f"{report.path} ({report.format}) does not fit the model: {first}{more}")

@@ -1,0 +1,51 @@
+"""Evaluate weights; the last line is `accuracy 0.9348 (9348/10000) target 0.9329 PASS`.
+
+    python tools/eval.py -c configs/vit_ti16_cifar100_rdrop.yaml --weights output/vit_ti16_cifar100_rdrop/best.safetensors
+    python -m paddle.distributed.launch --nproc_per_node 2 tools/eval.py -c CONFIG --weights FILE
+
+Exit status: 0 at or above eval.target_accuracy, or without one; 1 below; 2 for bad usage, config, data or weights.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from rdrop_paddle import UserError, command_line, load_config
+
+
+def main():
+    arguments = command_line.parser(__doc__)
+    arguments.add_argument("--weights", required=True, help="weight file, or a bare name under RDROP_DATA")
+    arguments.add_argument("--json", metavar="FILE", help="write the result there too")
+    options = arguments.parse_args()
+    config = load_config(options.config, options.override)
+    if options.json and not Path(options.json).resolve().parent.is_dir():
+        raise UserError(f"--json {options.json}: no such folder")
+
+    from rdrop_paddle import engine, load_weights
+    from rdrop_paddle.vision.data import data_root
+    from rdrop_paddle.vision.task import ImageClassification
+    from rdrop_paddle.vision.weights import find_weights
+
+    rank, _ = command_line.start_ranks()
+    task = ImageClassification(config)
+    report = load_weights(task.model, find_weights(options.weights, data_root()))
+    if rank == 0:
+        print(report.summary(), flush=True)
+    score = engine.evaluate(task, config.eval.split)
+    target = config.eval.target_accuracy
+    passed = target is None or score["accuracy"] >= target
+    if rank > 0:
+        return 0  # the launcher hands rank 0's status on
+    verdict = "" if target is None else f" target {target:.4f} {'PASS' if passed else 'FAIL'}"
+    if options.json:
+        result = dict(score, split=config.eval.split, target=target, passed=passed, weights=options.weights)
+        Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
+    print(f"accuracy {score['accuracy']:.4f} ({score['correct']}/{score['total']}){verdict}", flush=True)
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    command_line.run(main)

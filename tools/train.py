@@ -1,0 +1,75 @@
+"""Train a model with R-Drop, or its baseline.
+
+    python tools/train.py -c configs/digits_quickstart.yaml
+    python tools/train.py -c configs/vit_ti16_cifar100_rdrop.yaml -o train.steps=300 name=short
+    python -m paddle.distributed.launch --nproc_per_node 2 tools/train.py -c configs/vit_ti16_cifar100_rdrop.yaml
+    python tools/train.py -c configs/vit_ti16_cifar100_rdrop.yaml --resume
+"""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from rdrop_paddle import command_line, load_config
+from rdrop_paddle.config import accumulation
+
+
+def main():
+    arguments = command_line.parser(__doc__)
+    arguments.add_argument("--resume", action="store_true", help="continue the run folder from its latest checkpoint")
+    options = arguments.parse_args()
+    config = load_config(options.config, options.override)
+
+    import paddle
+    from paddle import distributed
+
+    from rdrop_paddle import checkpoint, engine
+    from rdrop_paddle.runlog import RunLog, check_run_folder, run_folder
+    from rdrop_paddle.vision.task import ImageClassification
+
+    rank, ranks = command_line.start_ranks()
+    if rank == 0:
+        check_run_folder(config, options.resume)
+    paddle.seed(config.train.seed)
+    task = ImageClassification(config)
+    done = checkpoint.latest_update(run_folder(config)) if options.resume else 0
+    if done == 0:
+        task.load_initial_weights()
+    images = task.example_images(16)
+    with RunLog(config, rank=rank, ranks=ranks, device=paddle.get_device(), kept_updates=done) as log:
+        log.message(describe(config, task, ranks, paddle.get_device()))
+        log.image_grid(images)
+        if options.resume:
+            log.message(f"resuming after update {done}" if done else "no checkpoint yet: starting from update 1")
+        engine.train(task, config, log, first_update=done + 1)
+        log.message(f"run folder: {log.folder}")
+    return 0
+
+
+def describe(config, task, ranks, device):
+    """The derived numbers of a run, one to a line."""
+    train, rdrop = config.train, config.rdrop
+    count = len(task.images("train").labels)
+    lines = [
+        f"parameters       {sum(p.size for p in task.model.parameters()):,}",
+        f"initial weights  {task.weight_report.summary() if task.weight_report else 'random, or those of the checkpoint'}",
+        f"global batch     {train.batch_size} = {train.micro_batch_size} (micro) x {ranks} (ranks) "
+        f"x {accumulation(train, ranks)} (accumulation)",
+        f"training images  {count:,}, {count // train.batch_size} updates an epoch, {train.steps} updates in all",
+        f"learning rate    peak {train.lr} after {train.warmup_steps} updates, then a cosine down to 0",
+        f"loss             {rdrop.passes} pass(es), alpha {rdrop.alpha} {rdrop.reduction}" + official_alpha(rdrop),
+        f"device           {device}, OMP_NUM_THREADS {os.environ['OMP_NUM_THREADS']}, "
+        f"MKL_DEBUG_CPU_TYPE {os.environ.get('MKL_DEBUG_CPU_TYPE', 'unset')}",
+    ]
+    return "\n".join(lines)
+
+
+def official_alpha(rdrop):
+    """What `alpha` is in the official code's terms, which sum the KL over micro-batches of 32."""
+    return f" (officially {rdrop.alpha / 32:g}, summed over micro-batches of 32)" if rdrop.reduction == "batchmean" else ""
+
+
+if __name__ == "__main__":
+    command_line.run(main)
