@@ -1,7 +1,7 @@
 """Training and evaluation of a task; knows updates, ranks and the loss, not images.
 
 A task has `model`, `batches(split, first_update)`, `forward(model, batch, passes)` -> (logits, labels, pad mask or None),
-`counts(logits, labels, pad_mask)` -> int64 tensor, and `score(counts)` -> dict; see vision/task.py.
+`counts(logits, labels, pad_mask)` -> int64 [len(count_names)], and `score(counts)` -> dict; see vision/task.py.
 """
 
 import contextlib
@@ -65,14 +65,13 @@ def evaluate(task, split):
     model = task.model
     was_training = model.training
     model.eval()
-    counts = None
+    counts = paddle.zeros([len(task.count_names)], dtype="int64")
     with paddle.no_grad():
         for batch in task.batches(split):
-            logits, labels, pad_mask = task.forward(model, batch)
-            found = task.counts(logits, labels, pad_mask)
-            counts = found if counts is None else counts + found
-    model.train() if was_training else model.eval()
-    return task.score(_sum_over_ranks(counts if counts is not None else paddle.zeros([2], "int64")).numpy())
+            counts += task.counts(*task.forward(model, batch))
+    if was_training:
+        model.train()
+    return task.score(_sum_over_ranks(counts).numpy())
 
 
 class Trainer:
@@ -119,10 +118,29 @@ class Trainer:
         return list(itertools.islice(batches, self.accumulation)), time.perf_counter() - start
 
     def step(self, micro_batches, update, run_folder):
-        """One update; returns the global batch's mean loss, ce and kl, and the gradient's norm before clipping.
+        """One update; returns what `backward` returns. Nothing is changed when that is not finite."""
+        means = self.backward(micro_batches, update)
+        # float16 overflows now and then: the scaler then skips the update by itself
+        watched = ["loss"] if self.scaler else ["loss", "grad_norm"]
+        if not all(np.isfinite(means[name]) for name in watched):
+            raise FloatingPointError(_describe_failure(update, means, micro_batches, run_folder))
+        if self.scaler:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
+        self.optimizer.clear_grad()
+        self.schedule.step()
+        return means
+
+    def backward(self, micro_batches, update):
+        """Leave the clipped gradient of the global batch in the parameters.
 
         Each micro-batch's loss is a mean over its own unmasked positions, so it is weighted with their number and the
         gradient is divided by the number in the whole global batch: neither accumulation nor ranks change it.
+
+        Returns:
+            the global batch's mean loss, ce and kl, and grad_norm, the gradient's global norm before clipping.
         """
         # a pure function of seed, update and rank: resuming needs no generator state
         paddle.seed(_dropout_seed(self.config.train.seed, update, self.rank))
@@ -133,13 +151,8 @@ class Trainer:
                 totals += self._accumulate(batch)
         totals = _sum_over_ranks(totals)
         grad_norm = self._scale_gradients(self.ranks / totals[3])  # DataParallel has averaged over the ranks
-        loss, ce, kl, grad_norm = paddle.concat([totals[:3] / totals[3], grad_norm.reshape([1])]).tolist()
-        scaled_down = self.scaler is not None and np.isfinite(loss)  # float16 may overflow; the scaler skips the update
-        if not np.isfinite([loss, grad_norm]).all() and not scaled_down:
-            raise FloatingPointError(_describe_failure(update, loss, grad_norm, micro_batches, run_folder))
-        self._apply_gradients()
-        self.schedule.step()
-        return dict(loss=loss, ce=ce, kl=kl, grad_norm=grad_norm)
+        values = paddle.concat([totals[:3] / totals[3], grad_norm.reshape([1])]).tolist()
+        return dict(zip(("loss", "ce", "kl", "grad_norm"), values))
 
     def _accumulate(self, batch):
         """Forward and backward of one micro-batch: [loss, ce, kl, 1] times its unmasked positions."""
@@ -169,14 +182,6 @@ class Trainer:
         for gradient in gradients:
             gradient.multiply_(factor)
         return norm
-
-    def _apply_gradients(self):
-        if self.scaler:
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        else:
-            self.optimizer.step()
-        self.optimizer.clear_grad()
 
     def save(self, run_folder, update, best):
         if self.rank == 0:
@@ -237,10 +242,10 @@ def _dropout_seed(seed, update, rank):
     return int(np.random.SeedSequence([seed, update, rank]).generate_state(1)[0])
 
 
-def _describe_failure(update, loss, grad_norm, micro_batches, run_folder):
+def _describe_failure(update, means, micro_batches, run_folder):
     indices = [int(i) for batch in micro_batches for i in batch[-1].numpy().ravel()]
     last = checkpoint.latest(run_folder)
     return (
-        f"update {update}: loss {loss}, gradient norm {grad_norm}; samples of this rank: {indices}; "
+        f"update {update}: loss {means['loss']}, gradient norm {means['grad_norm']}; samples of this rank: {indices}; "
         f"last good checkpoint: {last or 'none yet'}"
     )

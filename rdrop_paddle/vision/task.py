@@ -14,6 +14,8 @@ from .weights import find_weights, load_weights
 class ImageClassification:
     """Holds the model and its data by a Config. `weight_report` tells how `model.weights` were loaded, or is None."""
 
+    count_names = ("correct", "total")
+
     def __init__(self, config):
         self.config = config
         self.rank, self.ranks = distributed.get_rank(), distributed.get_world_size()

@@ -1,0 +1,196 @@
+"""Shared fixtures: small configs and models, weights and archives made on the spot, and running the tools for real."""
+
+import dataclasses
+import hashlib
+import io
+import os
+import pickle
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from rdrop_paddle import command_line  # noqa: E402
+
+command_line.prepare_cpu()  # before anything imports Paddle
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from rdrop_paddle.config import BASE, load_config  # noqa: E402
+from rdrop_paddle.vision import cifar  # noqa: E402
+
+TINY = [
+    "model.name=custom",
+    "model.patch_size=4",
+    "model.embed_dim=16",
+    "model.depth=2",
+    "model.num_heads=2",
+    "model.mlp_ratio=2",
+    "model.image_size=8",
+    "model.classes=10",
+    "data.name=digits",
+    "data.val_fraction=0.2",
+    "data.crop_scale=0.6",
+    "train.steps=6",
+    "train.batch_size=64",
+    "train.micro_batch_size=32",
+    "train.warmup_steps=2",
+    "train.log_every=1",
+    "train.eval_every=3",
+    "train.save_every=3",
+]
+
+
+@pytest.fixture
+def tiny_overrides(tmp_path):
+    """A config of seconds: a ViT of two blocks on the digits, with its run folder under tmp_path."""
+    return [*TINY, "name=tiny", f"output={tmp_path / 'output'}"]
+
+
+@pytest.fixture
+def tiny_config(tiny_overrides):
+    """tiny_config("train.steps=2", ...) -> Config"""
+    return lambda *overrides: load_config(BASE, [*tiny_overrides, *overrides])
+
+
+@pytest.fixture
+def run_tool(tmp_path):
+    """run_tool("train.py", "-c", ..., ranks=2, root=folder) -> CompletedProcess with its output as text.
+
+    With ranks, under paddle.distributed.launch; stdout is then that of rank 0 alone, as in workerlog.0.
+    """
+
+    def run(tool, *arguments, ranks=0, root=tmp_path):
+        log_dir = tmp_path / f"log-{os.urandom(4).hex()}"
+        launcher = ["-m", "paddle.distributed.launch", "--nproc_per_node", str(ranks), "--log_dir", str(log_dir)]
+        script = ROOT / "tools" / tool if "/" not in tool else ROOT / tool
+        command = [sys.executable, *(launcher if ranks else []), str(script), *map(str, arguments)]
+        environment = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "PYTEST_CURRENT_TEST")}
+        environment |= {"RDROP_DATA": str(root)}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=240)
+        if ranks:
+            done.stdout = (log_dir / "workerlog.0").read_text()
+        return done
+
+    return run
+
+
+@pytest.fixture
+def google_npz(tmp_path):
+    """google_npz(model, **changes) -> (path, arrays): random weights for the model in Google's .npz layout.
+
+    A change adds or replaces an array by its name; None removes it.
+    """
+
+    def write(model, changes=None, seed=0):
+        rng = np.random.default_rng(seed)
+        arrays = {}
+        for name, parameter in model.named_parameters():
+            arrays |= _google_arrays(name, rng.normal(0, 0.05, parameter.shape).astype("float32"), model)
+        arrays |= changes or {}
+        path = tmp_path / "google.npz"
+        np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+        return path, arrays
+
+    return write
+
+
+def _google_arrays(name, array, model):
+    """One parameter of this project as the array or arrays of Google's file, written independently of the reader."""
+    heads = model.blocks[0].attn.num_heads
+    simple = {
+        "cls_token": "cls",
+        "pos_embed": "Transformer/posembed_input/pos_embedding",
+        "patch_embed.proj.bias": "embedding/bias",
+        "norm.weight": "Transformer/encoder_norm/scale",
+        "norm.bias": "Transformer/encoder_norm/bias",
+        "head.weight": "head/kernel",
+        "head.bias": "head/bias",
+    }
+    if name in simple:
+        return {simple[name]: array}
+    if name == "patch_embed.proj.weight":
+        return {"embedding/kernel": np.moveaxis(array, [2, 3, 1, 0], [0, 1, 2, 3])}
+    _, number, layer = name.split(".", 2)
+    block = f"Transformer/encoderblock_{number}"
+    attention = f"{block}/MultiHeadDotProductAttention_1"
+    if layer.startswith("attn.qkv"):
+        kind = "kernel" if layer.endswith("weight") else "bias"
+        parts = np.split(array, 3, axis=-1)
+        return {
+            f"{attention}/{part}/{kind}": values.reshape(*values.shape[:-1], heads, -1)
+            for part, values in zip(("query", "key", "value"), parts)
+        }
+    if layer == "attn.proj.weight":
+        return {f"{attention}/out/kernel": array.reshape(heads, -1, array.shape[-1])}
+    if layer == "attn.proj.bias":
+        return {f"{attention}/out/bias": array}
+    renamed = {
+        "norm1.weight": "LayerNorm_0/scale",
+        "norm1.bias": "LayerNorm_0/bias",
+        "norm2.weight": "LayerNorm_2/scale",
+        "norm2.bias": "LayerNorm_2/bias",
+        "mlp.fc1.weight": "MlpBlock_3/Dense_0/kernel",
+        "mlp.fc1.bias": "MlpBlock_3/Dense_0/bias",
+        "mlp.fc2.weight": "MlpBlock_3/Dense_1/kernel",
+        "mlp.fc2.bias": "MlpBlock_3/Dense_1/bias",
+    }
+    return {f"{block}/{renamed[layer]}": array}
+
+
+@pytest.fixture
+def small_cifar(tmp_path):
+    """small_cifar(hostile=None) -> (CifarArchive, path of a .tar.gz): CIFAR-100's layout, 40 training and 20 test images.
+
+    `hostile`: an object whose pickle replaces the member "train"; the md5 of the description fit in any case.
+    """
+
+    def make(hostile=None):
+        rng = np.random.default_rng(0)
+        contents = {
+            "train": pickle.dumps(hostile or _cifar_entry(rng, 40), protocol=2),
+            "test": pickle.dumps(_cifar_entry(rng, 20), protocol=2),
+            "meta": pickle.dumps({"fine_label_names": ["apple", "bear"]}, protocol=2),
+        }
+        archive = dataclasses.replace(
+            cifar.CIFAR100, md5={name: hashlib.md5(content).hexdigest() for name, content in contents.items()}
+        )
+        path = tmp_path / archive.file_name
+        with tarfile.open(path, "w:gz") as tar:
+            for name, content in contents.items():
+                member = tarfile.TarInfo(f"{archive.folder}/{name}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+        return archive, path
+
+    return make
+
+
+def _cifar_entry(rng, count):
+    pixels = rng.integers(0, 256, [count, 3072], dtype="uint8")
+    return {"data": _Python2Array(pixels), "fine_labels": [n % 2 for n in range(count)]}
+
+
+class _Python2Array:
+    """Pickles an array as Python 2's numpy did, which is what the official archives hold: raw bytes as text."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __reduce__(self):
+        reconstruct, arguments, state = self.array.__reduce__()
+        return reconstruct, (np.ndarray, (0,), "b"), (*state[:4], self.array.tobytes().decode("latin1"))
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of the real archive and weights; skips the test when a file is absent."""
+    root = Path(os.environ.get("RDROP_DATA") or "~/.cache/rdrop").expanduser()
+    for name in ("cifar-100-python.tar.gz", "Ti_16-i21k-imagenet2012-res_224.npz"):
+        if not (root / name).exists():
+            pytest.skip(f"{name} is not in {root} (RDROP_DATA)")
+    return root

@@ -1,0 +1,94 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from rdrop_paddle import UserError, load_config
+from rdrop_paddle.config import BASE, accumulation
+
+CONFIGS = sorted(BASE.parent.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_loads_and_reads_back_as_it_is(path, tmp_path):
+    config = load_config(path)
+    (tmp_path / "resolved.yaml").write_text(config.to_yaml())
+    assert load_config(tmp_path / "resolved.yaml") == config
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if p != BASE], ids=lambda path: path.stem)
+def test_every_config_begins_with_a_lab_note_and_its_command(path):
+    text = path.read_text()
+    assert text.startswith("#") and f"-c configs/{path.name}" in text
+    assert load_config(path).name == path.stem
+
+
+def test_every_default_has_a_comment():
+    bare = [line for line in BASE.read_text().splitlines() if re.match(r"\s+\w+: ", line) and "  # " not in line]
+    assert not bare
+
+
+def test_later_layers_win_and_numbers_in_short_notation_are_numbers(tmp_path):
+    (tmp_path / "mine.yaml").write_text("train: {lr: 8e-3, steps: 900}\n")
+    config = load_config(tmp_path / "mine.yaml", ["train.steps=1000"])
+    assert (config.train.lr, config.train.steps, config.train.momentum) == (0.008, 1000, 0.9)
+
+
+def test_a_bare_off_means_off():
+    assert load_config(BASE, ["train.amp=off"]).train.amp == "off"
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("train.stps=3", "unknown key train.stps; the nearest valid key is train.steps"),
+        ("trian.steps=3", "unknown key trian; the nearest valid key is train"),
+        ("train.steps=abc", "train.steps.*'abc'"),
+        ("train.steps=1.5", "train.steps.*1.5"),
+        ("train.steps=null", "train.steps"),
+        ("train.lr=nan", "train.lr is nan"),
+        ("train.lr=-1", "train.lr is -1.0: give a number >= 0"),
+        ("model.drop_rate=1.5", "model.drop_rate is 1.5: give a number >= 0 and <= 1"),
+        ("data.crop_scale=0", "data.crop_scale is 0.0: give a number above 0"),
+        ("rdrop.passes=3", "rdrop.passes is 3: give one of 1, 2"),
+        ("rdrop.passes=1", "rdrop.alpha is 9.6 but rdrop.passes is 1"),
+        ("rdrop.reduction=none", "rdrop.reduction is none"),
+        ("train.warmup_steps=10000", "train.warmup_steps 10000 must be below"),
+        ("data.flip=maybe", "data.flip"),
+        ("name=a/b", "plain folder name"),
+        ("name=..", "plain folder name"),
+        ("steps", "write key=value"),
+        ("train.lr=[", "train.lr"),
+        ("train=3", "train"),
+    ],
+)
+def test_a_bad_override_is_one_line_that_names_it(override, message):
+    with pytest.raises(UserError, match=message) as error:
+        load_config(BASE, [override])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [("train: {steps: [", "line 1|line 2"), ("- 1\n", "mapping"), ("", "ok"), ("mdl: {}", "model"), ("\xff", "mine")],
+)
+def test_a_bad_file_is_one_line_that_names_it(content, message, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(content, encoding="latin1")
+    if message == "ok":  # nothing differs from the defaults
+        assert load_config(path) == load_config(BASE)
+        return
+    with pytest.raises(UserError, match=message) as error:
+        load_config(path)
+    assert "mine.yaml" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_absent_file_is_named():
+    with pytest.raises(UserError, match="cannot read the config absent.yaml: No such file"):
+        load_config(Path("absent.yaml"))
+
+
+def test_accumulation_is_derived_and_a_rest_is_an_error_with_three_ways_out(tiny_config):
+    assert accumulation(tiny_config("train.batch_size=512").train, ranks=4) == 4
+    with pytest.raises(UserError, match="give for example 64, 128, 192"):
+        accumulation(tiny_config("train.batch_size=100").train, ranks=2)

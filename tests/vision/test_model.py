@@ -1,0 +1,148 @@
+import numpy as np
+import paddle
+import pytest
+
+from rdrop_paddle import UserError, VisionTransformer, build_model
+from rdrop_paddle.config import BASE, load_config
+from rdrop_paddle.vision.model import ARCHITECTURES
+
+# ImageNet heads at 224 px as published for each, and the two of the CIFAR-100 recipe
+PARAMETERS = {
+    ("vit_ti16", 224, 1000): 5_717_416,
+    ("vit_s16", 224, 1000): 22_050_664,
+    ("vit_b16", 224, 1000): 86_567_656,
+    ("vit_b32", 224, 1000): 88_224_232,
+    ("vit_l16", 224, 1000): 304_326_632,
+    ("vit_l32", 224, 1000): 306_535_400,
+    ("vit_h14", 224, 1000): 632_045_800,
+    ("vit_b16", 384, 100): 86_167_396,
+    ("vit_b16", 224, 100): 85_875_556,
+}
+
+
+def model_config(*overrides):
+    return load_config(BASE, overrides).model
+
+
+def count(name, image_size, classes):
+    with paddle.LazyGuard():  # shapes only: H/14 takes 2.5 GB otherwise
+        model = build_model(model_config(f"model.name={name}", f"model.image_size={image_size}", f"model.classes={classes}"))
+    return sum(int(np.prod(p.shape)) for p in model.parameters())
+
+
+@pytest.mark.parametrize("key", PARAMETERS, ids=lambda key: "-".join(map(str, key)))
+def test_parameter_counts(key):
+    assert count(*key) == PARAMETERS[key]
+
+
+def test_every_name_has_a_pinned_count():
+    assert {name for name, _, _ in PARAMETERS} == set(ARCHITECTURES) - {"custom"}
+
+
+def test_parameter_names_are_those_of_paddleclas_and_timm(tiny_config):
+    names = {name for name, _ in build_model(tiny_config().model).named_parameters()}
+    block = ["norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"]
+    expected = {"cls_token", "pos_embed"} | {
+        f"{layer}.{kind}"
+        for layer in ["patch_embed.proj", "norm", "head", *(f"blocks.{i}.{part}" for i in range(2) for part in block)]
+        for kind in ("weight", "bias")
+    }
+    assert names == expected
+    without = {name for name, _ in build_model(tiny_config("model.qkv_bias=false").model).named_parameters()}
+    assert expected - without == {"blocks.0.attn.qkv.bias", "blocks.1.attn.qkv.bias"}
+
+
+@pytest.fixture
+def images():
+    return paddle.to_tensor(np.random.default_rng(0).uniform(-1, 1, [3, 3, 8, 8]).astype("float32"))
+
+
+def test_two_passes_are_two_single_passes_when_nothing_is_dropped(tiny_config, images):
+    model = build_model(tiny_config().model)
+    model.eval()
+    single, double = model(images), model(images, passes=2)
+    assert single.shape == [3, 10] and double.shape == [6, 10]
+    np.testing.assert_allclose(double.numpy(), np.concatenate([single.numpy()] * 2), atol=1e-6)
+
+
+def test_the_passes_differ_in_training_and_the_patches_are_embedded_once(tiny_config, images):
+    model = build_model(tiny_config().model)
+    seen = []
+    model.patch_embed.register_forward_post_hook(lambda layer, inputs, output: seen.append(output.shape[0]))
+    p, q = model(images, passes=2).chunk(2)
+    assert seen == [3]
+    assert np.abs((p - q).numpy()).max() > 1e-3
+
+
+def dropout_sites(model):
+    return {name: layer.p for name, layer in model.named_sublayers() if isinstance(layer, paddle.nn.Dropout)}
+
+
+def test_dropout_sits_where_the_recipe_says(tiny_config):
+    sites = dropout_sites(build_model(tiny_config("model.drop_rate=0.1").model))
+    assert sites == {
+        "pos_drop": 0.1,
+        **{f"blocks.{i}.mlp.{name}": 0.1 for i in range(2) for name in ("drop1", "drop2")},
+        **{f"blocks.{i}.attn.proj_drop": 0.0 for i in range(2)},
+    }
+    aistudio = dropout_sites(build_model(tiny_config("model.drop_rate=0.1", "model.proj_drop_rate=0.1").model))
+    assert set(aistudio.values()) == {0.1}
+
+
+def numpy_block(block, x, heads):
+    """One block written out in numpy float64, with the exact GELU and the attention as in the paper."""
+    from scipy.special import erf
+
+    weight = {name: p.numpy().astype("float64") for name, p in block.named_parameters()}
+
+    def norm(x, name):
+        centred = x - x.mean(-1, keepdims=True)
+        scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+        return scaled * weight[f"{name}.weight"] + weight[f"{name}.bias"]
+
+    def linear(x, name):
+        return x @ weight[f"{name}.weight"] + weight[f"{name}.bias"]
+
+    n, length, width = x.shape
+    qkv = linear(norm(x, "norm1"), "attn.qkv").reshape(n, length, 3, heads, width // heads)
+    query, key, value = qkv.transpose(2, 0, 3, 1, 4)
+    scores = query @ key.swapaxes(-1, -2) / np.sqrt(width // heads)
+    scores = np.exp(scores - scores.max(-1, keepdims=True))
+    mixed = (scores / scores.sum(-1, keepdims=True)) @ value
+    x = x + linear(mixed.transpose(0, 2, 1, 3).reshape(n, length, width), "attn.proj")
+    hidden = linear(norm(x, "norm2"), "mlp.fc1")
+    return x + linear(hidden * 0.5 * (1 + erf(hidden / np.sqrt(2))), "mlp.fc2")
+
+
+def test_a_block_is_the_papers_formula(tiny_config):
+    block = build_model(tiny_config().model).blocks[0]
+    block.eval()
+    for parameter in block.parameters():
+        parameter.set_value(np.random.default_rng(parameter.size).normal(0, 0.5, parameter.shape).astype("float32"))
+    x = np.random.default_rng(1).normal(size=[2, 5, 16])
+    found = block(paddle.to_tensor(x.astype("float32"))).numpy()
+    np.testing.assert_allclose(found, numpy_block(block, x, heads=2), atol=2e-5)
+
+
+def test_numbers_replace_those_of_the_name():
+    model = build_model(model_config("model.name=vit_ti16", "model.depth=1", "model.image_size=32"))
+    assert len(model.blocks) == 1 and model.pos_embed.shape == [1, 5, 192]
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["model.name=vit_b61"], "did you mean vit_b16"),
+        (["model.name=custom"], "has no patch_size, embed_dim"),
+        (["model.image_size=100"], "model.image_size 100 is no multiple of model.patch_size 16"),
+        (["model.num_heads=7"], "model.embed_dim 768 is no multiple of model.num_heads 7"),
+    ],
+)
+def test_numbers_that_do_not_fit_are_named(overrides, message):
+    with pytest.raises(UserError, match=message):
+        build_model(model_config(*overrides))
+
+
+def test_the_model_stands_alone():
+    model = VisionTransformer(image_size=32, embed_dim=32, depth=1, num_heads=2, classes=5)
+    assert model(paddle.zeros([2, 3, 32, 32])).shape == [2, 5]
