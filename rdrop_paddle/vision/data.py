@@ -4,12 +4,13 @@ Every random choice is a pure function of (seed, epoch, index): neither the numb
 """
 
 import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Sequence
 
 import numpy as np
-from paddle.io import DataLoader, Dataset
 from PIL import Image, UnidentifiedImageError
 from sklearn.datasets import load_digits
 
@@ -127,7 +128,7 @@ def crop_box(rng, width, height, smallest_share):
     return left, top, left + w, top + h
 
 
-class ImageDataset(Dataset):
+class ImageDataset:
     """(image uint8 [size, size, 3], label, index) by key (epoch, index); augmented when `seed` is given."""
 
     def __init__(self, source, image_size, *, seed=None, crop_scale=1.0, flip=False):
@@ -202,5 +203,27 @@ def evaluation_order(count, *, batch_size, rank, ranks):
 
 
 def reader(dataset, order, workers):
-    """A DataLoader over batches of keys: (images uint8 [N, size, size, 3], labels int64 [N], indices int64 [N])."""
-    return DataLoader(dataset, batch_sampler=order, num_workers=workers, use_shared_memory=workers > 0)
+    """Batches (images uint8 [N, size, size, 3], labels int64 [N], indices int64 [N]) for the batches of keys in `order`.
+
+    With workers, that many threads read ahead (Pillow decodes and resizes outside Python's lock). Not Paddle's
+    DataLoader: an error in its reading thread leaves the training waiting for ever.
+    """
+
+    def read(keys):
+        return [np.stack(column) for column in zip(*[dataset[key] for key in keys])]
+
+    if workers == 0:
+        yield from map(read, order)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        ahead = deque()
+        try:
+            for keys in order:
+                ahead.append(pool.submit(read, keys))
+                if len(ahead) > 2 * workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for batch in ahead:
+                batch.cancel()

@@ -59,7 +59,7 @@ class ImageClassification:
             order = data.training_order(len(dataset), config.train.seed, first_update=first_update, **sizes, **shares)
         else:
             order = data.evaluation_order(len(dataset), batch_size=config.eval.batch_size, **shares)
-        return data.reader(dataset, order, config.data.workers)
+        return (list(map(paddle.to_tensor, batch)) for batch in data.reader(dataset, order, config.data.workers))
 
     def example_images(self, count):
         """The first training images as the model will see them in the first epoch: uint8 [count, S, S, 3]."""

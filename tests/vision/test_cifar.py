@@ -1,0 +1,161 @@
+"""The archives: verified, read safely, fetched from a (local) server."""
+
+import dataclasses
+import gzip
+import hashlib
+import http.server
+import os
+import tarfile
+import threading
+
+import numpy as np
+import pytest
+
+from rdrop_paddle import UserError
+from rdrop_paddle.vision import cifar
+
+
+def unpack(path, folder):
+    with tarfile.open(path) as tar:
+        for member in tar:
+            target = folder / member.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(tar.extractfile(member).read())
+
+
+@pytest.mark.parametrize("form", ["tar.gz", "tar", "folder", "its parent"])
+def test_archive_and_unpacked_folder_give_the_same(small_cifar, tmp_path, form):
+    archive, path = small_cifar()
+    images, labels, class_names = cifar.read(archive, path, "train")
+    assert images.shape == (40, 32, 32, 3) and images.dtype == np.uint8 and labels.dtype == np.int64
+    assert class_names == ["apple", "bear"] and labels.tolist() == [0, 1] * 20
+    first = np.random.default_rng(0).integers(0, 256, [40, 3072], dtype="uint8")[0]
+    assert (images[0, 2, 5] == first[[2 * 32 + 5, 1024 + 2 * 32 + 5, 2048 + 2 * 32 + 5]]).all()  # stored by channel
+    source = path
+    if form == "tar":
+        source = tmp_path / "cifar-100-python.tar"
+        source.write_bytes(gzip.decompress(path.read_bytes()))
+    elif form != "tar.gz":
+        unpack(path, tmp_path / "unpacked")
+        source = tmp_path / "unpacked" / (archive.folder if form == "folder" else "")
+    again, labels_again, _ = cifar.read(archive, source, "train")
+    np.testing.assert_array_equal(images, again)
+    np.testing.assert_array_equal(labels, labels_again)
+    assert len(cifar.read(archive, source, "test")[0]) == 20
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
+def test_a_cut_archive_is_an_error(small_cifar, share):
+    archive, path = small_cifar()
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    with pytest.raises(UserError, match=r"cifar-100-python.tar.gz.*(damaged|no member)"):
+        cifar.read(archive, path, "train")
+
+
+def test_a_changed_member_is_an_error_even_when_the_archive_is_whole(small_cifar, tmp_path):
+    archive, path = small_cifar()
+    unpack(path, tmp_path)
+    member = tmp_path / archive.folder / "test"
+    content = bytearray(member.read_bytes())
+    content[-100] ^= 1
+    member.write_bytes(content)
+    with pytest.raises(UserError, match="member test: md5"):
+        cifar.read(archive, tmp_path, "test")
+
+
+def test_a_missing_member_is_named(small_cifar, tmp_path):
+    archive, path = small_cifar()
+    unpack(path, tmp_path)
+    (tmp_path / archive.folder / "meta").unlink()
+    with pytest.raises(UserError, match="cannot read .*meta"):
+        cifar.read(archive, tmp_path, "test")
+
+
+class Hostile:
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+@pytest.mark.parametrize("official_md5", [True, False])
+def test_a_hostile_member_is_not_run(small_cifar, tmp_path, official_md5):
+    target = tmp_path / "payload"
+    archive, path = small_cifar(Hostile(str(target)))
+    if official_md5:  # stopped by the checksum
+        archive, message = cifar.CIFAR100, "md5"
+    else:  # were the checksum broken, stopped by the unpickler
+        message = "refused, its pickle asks for posix.mkdir"
+    with pytest.raises(UserError, match=message):
+        cifar.read(archive, path, "train")
+    assert not target.exists()
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Serves tmp_path/served on 127.0.0.1; server.url is its address."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=str(folder))
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        running.url = f"http://127.0.0.1:{running.server_port}"
+        running.folder = folder
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield running
+        running.shutdown()
+
+
+def served(server, small_cifar):
+    archive, path = small_cifar()
+    path = path.replace(server.folder / path.name)
+    return dataclasses.replace(
+        archive, url=f"{server.url}/{path.name}", archive_md5=hashlib.md5(path.read_bytes()).hexdigest()
+    )
+
+
+def test_an_absent_archive_is_downloaded_once_and_verified(server, small_cifar, tmp_path, capfd):
+    archive = served(server, small_cifar)
+    root = tmp_path / "cache" / "rdrop"
+    path = cifar.locate(archive, "", root)
+    assert path == root / "cifar-100-python.tar.gz"
+    assert len(cifar.read(archive, path, "test")[0]) == 20
+    output = capfd.readouterr()
+    assert f"downloading {archive.url}" in output.out and "100%" in output.err
+    (server.folder / path.name).unlink()
+    assert cifar.locate(archive, "", root) == path  # no second download
+
+
+@pytest.mark.parametrize("fault", ["wrong checksum", "not found", "no server"])
+def test_a_failed_download_says_which_file_to_put_where(server, small_cifar, tmp_path, fault):
+    archive = served(server, small_cifar)
+    if fault == "wrong checksum":
+        archive = dataclasses.replace(archive, archive_md5="0" * 32)
+    elif fault == "not found":
+        (server.folder / archive.file_name).unlink()
+    else:
+        archive = dataclasses.replace(archive, url=f"http://127.0.0.1:9/{archive.file_name}")
+    with pytest.raises(UserError, match="could not download .*: put cifar-100-python.tar.gz at ") as error:
+        cifar.locate(archive, "", tmp_path / "cache")
+    assert "\n" not in str(error.value)
+    assert not list((tmp_path / "cache").glob("*"))  # nothing half-written stays
+
+
+def test_a_path_that_does_not_exist_is_not_downloaded(tmp_path):
+    with pytest.raises(UserError, match=r"data.path .*typo.tar.gz does not exist"):
+        cifar.locate(cifar.CIFAR100, str(tmp_path / "typo.tar.gz"), tmp_path)
+
+
+@pytest.mark.real
+def test_the_real_archive(real_data):
+    images, labels, class_names = cifar.read(cifar.CIFAR100, real_data / "cifar-100-python.tar.gz", "test")
+    assert images.shape == (10_000, 32, 32, 3)
+    assert np.bincount(labels).tolist() == [100] * 100
+    assert class_names[0] == "apple" and class_names[99] == "worm"
