@@ -46,7 +46,9 @@ def load(run_folder, model, optimizer):
     if {n: list(a.shape) for n, a in arrays.items()} != {n: list(p.shape) for n, p in parameters.items()}:
         raise UserError(f"{folder} holds another model than the config describes; resume with the config it was made with")
     _set_parameters(model, arrays)
-    optimizer.set_state_dict({_momentum_key(p): momentum[n] for n, p in parameters.items() if n in momentum})
+    state = {_momentum_key(p): momentum[n] for n, p in parameters.items() if n in momentum}
+    # Paddle wants the schedule's state too; it is left as it is, because a schedule follows from the update alone
+    optimizer.set_state_dict(state | {"LR_Scheduler": optimizer.state_dict()["LR_Scheduler"]})
     return json.loads((folder / "state.json").read_text())
 
 
@@ -97,7 +99,7 @@ def _all(run_folder):
 
 def _momentum(model, optimizer):
     state = optimizer.state_dict()
-    return {n: state[_momentum_key(p)].numpy() for n, p in model.named_parameters() if _momentum_key(p) in state}
+    return {n: np.asarray(state[_momentum_key(p)]) for n, p in model.named_parameters() if _momentum_key(p) in state}
 
 
 def _momentum_key(parameter):

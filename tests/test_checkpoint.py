@@ -1,0 +1,104 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from rdrop_paddle import UserError, checkpoint, load_weights
+from rdrop_paddle.engine import Trainer
+from rdrop_paddle.vision.task import ImageClassification
+
+
+@pytest.fixture
+def trained(tiny_config, tmp_path):
+    """(trainer after two updates, run folder)"""
+    trainer = Trainer(ImageClassification(tiny_config()), tiny_config())
+    batches = iter(trainer.task.batches("train"))
+    for update in (1, 2):
+        trainer.step(trainer.read(batches)[0], update, tmp_path)
+    return trainer, tmp_path
+
+
+def test_weights_momentum_and_learning_rate_come_back(trained, tiny_config):
+    trainer, folder = trained
+    trainer.save(folder, 2, 0.25)
+    other = Trainer(ImageClassification(tiny_config("train.seed=9")), tiny_config())
+    assert other.restore(folder) == 0.25
+    assert other.optimizer.get_lr() == trainer.optimizer.get_lr()
+    for state in (lambda t: checkpoint.model_arrays(t.task.model), lambda t: checkpoint._momentum(t.task.model, t.optimizer)):
+        saved, loaded = state(trainer), state(other)
+        assert saved.keys() == loaded.keys() and len(saved) == len(list(trainer.task.model.parameters()))
+        assert all(saved[name].tobytes() == loaded[name].tobytes() and saved[name].any() for name in saved)
+
+
+def test_the_newest_checkpoints_are_kept_and_unfinished_ones_ignored(trained):
+    trainer, folder = trained
+    for update in (2, 4, 10):
+        trainer.save(folder, update, None)
+    (folder / "checkpoints" / "update-00000012.part").mkdir()
+    assert [p.name for p in checkpoint._all(folder)] == ["update-00000004", "update-00000010"]
+    assert checkpoint.latest_update(folder) == 10
+
+
+def test_a_checkpoint_of_another_model_is_an_error(trained, tiny_config):
+    trainer, folder = trained
+    trainer.save(folder, 2, None)
+    with pytest.raises(UserError, match="holds another model than the config describes"):
+        Trainer(ImageClassification(tiny_config("model.depth=3")), tiny_config()).restore(folder)
+
+
+def test_best_weights_name_their_origin_and_load_as_any_weights(trained):
+    trainer, folder = trained
+    checkpoint.save_best(folder, trainer.task.model, update=2, val_accuracy=0.5)
+    with safe_open(str(folder / "best.safetensors"), framework="numpy") as file:
+        assert file.metadata() == {"format": "rdrop_paddle", "update": "2", "val_accuracy": "0.5"}
+    assert load_weights(trainer.task.model, folder / "best.safetensors").names("loaded")
+
+
+def metrics(folder):
+    """metrics.jsonl without what depends on the clock."""
+    clock = ("images_per_second", "reader_cost", "batch_cost")
+    lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in clock} for line in lines]
+
+
+def test_resuming_equals_not_stopping(tiny_config, tmp_path):
+    from rdrop_paddle import engine
+    from rdrop_paddle.runlog import RunLog
+
+    class Killed(Exception):
+        pass
+
+    def run(name, last=None, resume=False):
+        """Train to the end, or die after update `last`; returns the final weights."""
+        config = tiny_config(f"name={name}", "train.save_every=2")
+        folder = tmp_path / "output" / name
+        done = checkpoint.latest_update(folder) if resume else 0
+        task = ImageClassification(config)
+        if not resume:
+            for n, parameter in enumerate(task.model.parameters()):
+                parameter.set_value(np.random.default_rng(n).normal(0, 0.05, parameter.shape).astype("float32"))
+        with RunLog(config, kept_updates=done) as log:
+            step = engine.Trainer.step
+
+            def dying_step(self, micro_batches, update, run_folder):
+                if update == last:
+                    raise Killed
+                return step(self, micro_batches, update, run_folder)
+
+            engine.Trainer.step = dying_step
+            try:
+                engine.train(task, config, log, first_update=done + 1)
+            except Killed:
+                pass
+            finally:
+                engine.Trainer.step = step
+        return checkpoint.model_arrays(task.model)
+
+    straight = run("straight")
+    run("stopped", last=6)
+    assert checkpoint.latest_update(tmp_path / "output" / "stopped") == 4
+    resumed = run("stopped", resume=True)
+    assert all(straight[name].tobytes() == resumed[name].tobytes() for name in straight)
+    assert metrics(tmp_path / "output" / "stopped") == metrics(tmp_path / "output" / "straight")
