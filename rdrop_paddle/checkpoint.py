@@ -71,16 +71,11 @@ def latest(run_folder):
     return (_all(run_folder) or [None])[-1]
 
 
-def latest_update(run_folder):
-    """The update of the newest checkpoint, 0 when there is none."""
-    folder = latest(run_folder)
-    return int(folder.name.rpartition("-")[2]) if folder else 0
-
-
 def save_weights(arrays, path, **metadata):
     """Write named numpy arrays as safetensors in this project's names; metadata values are kept as strings."""
     header = {"format": WEIGHT_FORMAT, **{key: str(value) for key, value in metadata.items()}}
-    Path(path).write_bytes(safetensors.numpy.save(arrays, metadata=header))  # save_file would make it unreadable to others
+    # not save_file, which makes a file that only its owner can read
+    Path(path).write_bytes(safetensors.numpy.save(arrays, metadata=header))
 
 
 def model_arrays(model):

@@ -1,6 +1,6 @@
 """The configuration: typed dataclasses here, defaults in configs/base.yaml, a YAML file and `key=value` overrides on top.
 
-    config = load_config("configs/vit_b16_cifar100_rdrop.yaml", ["model.image_size=224"])
+config = load_config("configs/vit_b16_cifar100_rdrop.yaml", ["model.image_size=224"])
 """
 
 import difflib

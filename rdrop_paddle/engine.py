@@ -19,41 +19,36 @@ from .loss import RDropLoss, cross_entropy
 from .schedule import WarmupCosine
 
 
-def train(task, config, log, first_update=1):
-    """Train `task.model` from update `first_update` to `train.steps`, with checkpoints and evaluations in the run folder.
+def train(trainer, log):
+    """Train from where `trainer` stands to `train.steps`, with checkpoints and evaluations in the run folder of `log`.
 
     The best weights by the held-out part (the last ones when there is none) are saved as best.safetensors; at the end
     they are loaded and `eval.split` is read once. Returns its score.
 
-    Args:
-        log: a RunLog.
-        first_update: above 1, the latest checkpoint of the run folder is loaded first.
-
     Raises:
-        UserError: mixed precision without a GPU.
         FloatingPointError: a loss or gradient that is not finite.
     """
-    trainer = Trainer(task, config)
-    best = trainer.restore(log.folder) if first_update > 1 else None
-    batches = iter(task.batches("train", first_update))
+    task, config = trainer.task, trainer.config
+    steps = config.train.steps
+    batches = iter(task.batches("train", trainer.updates_done + 1))
     clock = Clock()
-    for update in range(first_update, config.train.steps + 1):
+    for update in range(trainer.updates_done + 1, steps + 1):
         lr = trainer.optimizer.get_lr()
         micro_batches, reading = trainer.read(batches)
-        means = trainer.step(micro_batches, update, log.folder)
+        means = trainer.step(micro_batches, log.folder)
         clock.add(reading)
         log.progress(update)
-        if update % config.train.log_every == 0 or update == config.train.steps:
+        if update % config.train.log_every == 0 or update == steps:
             log.training(update, lr=lr, **means, **clock.lap(config.train.batch_size))
-        if update % config.train.eval_every == 0 or update == config.train.steps:
-            best = _keep_best(task, config, log, update, best)
+        if update % config.train.eval_every == 0 or update == steps:
+            trainer.best = _keep_best(trainer, log)
             clock.restart()
-        if update % config.train.save_every == 0 or update == config.train.steps:
-            trainer.save(log.folder, update, best)
+        if update % config.train.save_every == 0 or update == steps:
+            trainer.save(log.folder)
             clock.restart()
     checkpoint.load_best(log.folder, task.model)
     score = evaluate(task, config.eval.split)
-    log.evaluation(config.train.steps, config.eval.split, score, final=True)
+    log.evaluation(steps, config.eval.split, score, final=True)
     return score
 
 
@@ -75,18 +70,22 @@ def evaluate(task, split):
 
 
 class Trainer:
-    """What one update needs: model, criterion, optimizer, learning rate, precision."""
+    """What one update needs: model, criterion, optimizer, learning rate, precision; and how far training has come.
+
+    Raises:
+        UserError: a batch size that does not divide, or mixed precision without a GPU.
+    """
 
     def __init__(self, task, config):
         self.task = task
         self.config = config
+        self.updates_done = 0
+        self.best = None  # the best score on the held-out part so far
         self.rank, self.ranks = distributed.get_rank(), distributed.get_world_size()
         self.accumulation = accumulation(config.train, self.ranks)
         self.criterion = RDropLoss(alpha=config.rdrop.alpha, reduction=config.rdrop.reduction)
         train_config = config.train
-        self.schedule = WarmupCosine(
-            steps=train_config.steps, warmup_steps=train_config.warmup_steps, peak=train_config.lr
-        )
+        self.schedule = WarmupCosine(steps=train_config.steps, warmup_steps=train_config.warmup_steps, peak=train_config.lr)
         self.optimizer = paddle.optimizer.Momentum(
             learning_rate=self.schedule,
             momentum=train_config.momentum,
@@ -117,8 +116,9 @@ class Trainer:
         start = time.perf_counter()
         return list(itertools.islice(batches, self.accumulation)), time.perf_counter() - start
 
-    def step(self, micro_batches, update, run_folder):
+    def step(self, micro_batches, run_folder):
         """One update; returns what `backward` returns. Nothing is changed when that is not finite."""
+        update = self.updates_done + 1
         means = self.backward(micro_batches, update)
         # float16 overflows now and then: the scaler then skips the update by itself
         watched = ["loss"] if self.scaler else ["loss", "grad_norm"]
@@ -131,6 +131,7 @@ class Trainer:
             self.optimizer.step()
         self.optimizer.clear_grad()
         self.schedule.step()
+        self.updates_done = update
         return means
 
     def backward(self, micro_batches, update):
@@ -183,15 +184,19 @@ class Trainer:
             gradient.multiply_(factor)
         return norm
 
-    def save(self, run_folder, update, best):
+    def save(self, run_folder):
         if self.rank == 0:
-            checkpoint.save(run_folder, self.task.model, self.optimizer, update=update, best=best)
+            checkpoint.save(run_folder, self.task.model, self.optimizer, update=self.updates_done, best=self.best)
 
     def restore(self, run_folder):
-        """Load the latest checkpoint; returns the best accuracy so far, or None."""
+        """Continue from the latest checkpoint.
+
+        Raises:
+            UserError: it is of another model.
+        """
         state = checkpoint.load(run_folder, self.task.model, self.optimizer)
-        self.schedule.step(state["update"])
-        return state["best"]
+        self.updates_done, self.best = state["update"], state["best"]
+        self.schedule.step(self.updates_done)
 
 
 class Clock:
@@ -216,18 +221,19 @@ class Clock:
         )
 
 
-def _keep_best(task, config, log, update, best):
-    """Evaluate on the held-out part and keep the weights when they are the best; returns the best accuracy."""
-    if config.data.val_fraction == 0:  # nothing to select by: the last weights are kept
-        if update == config.train.steps:
-            checkpoint.save_best(log.folder, task.model, update=update)
+def _keep_best(trainer, log):
+    """Evaluate on the held-out part and keep the weights when they are the best so far; returns the best score."""
+    task, config, update = trainer.task, trainer.config, trainer.updates_done
+    accuracy = None
+    if config.data.val_fraction > 0:
+        score = evaluate(task, "val")
+        log.evaluation(update, "val", score)
+        accuracy = next(iter(score.values()))
+        if trainer.best is not None and accuracy <= trainer.best:
+            return trainer.best
+    elif update < config.train.steps:  # nothing to select by: the last weights are kept
         return None
-    score = evaluate(task, "val")
-    log.evaluation(update, "val", score)
-    accuracy = next(iter(score.values()))
-    if best is not None and accuracy <= best:
-        return best
-    if distributed.get_rank() == 0:
+    if trainer.rank == 0:
         checkpoint.save_best(log.folder, task.model, update=update, val_accuracy=accuracy)
     return accuracy
 

@@ -177,7 +177,9 @@ def _check_pad_mask(pad_mask, logits):
     if pad_mask.dtype != paddle.bool:
         raise UserError(f"pad_mask has type {pad_mask.dtype}: give booleans, True = padding")
     if list(pad_mask.shape) != list(logits.shape[:-1]):
-        raise UserError(f"pad_mask has shape {list(pad_mask.shape)}: give {list(logits.shape[:-1])}, the logits' without classes")
+        raise UserError(
+            f"pad_mask has shape {list(pad_mask.shape)}: give the logits' without classes, {list(logits.shape[:-1])}"
+        )
 
 
 def _checked_label(label, logits):

@@ -36,8 +36,8 @@ class RunLog:
         (self.folder / "environment.json").write_text(json.dumps(environment(ranks, device), indent=2) + "\n")
         records = [r for r in _read_metrics(self.folder) if r["step"] <= kept_updates and not r.get("final")]
         shutil.rmtree(self.folder / "vdl", ignore_errors=True)  # VisualDL shows one file of a folder: write it anew
-        self._metrics = open(self.folder / "metrics.jsonl", "w")
-        self._text = open(self.folder / "train.log", "a")
+        self._metrics = (self.folder / "metrics.jsonl").open("w")
+        self._text = (self.folder / "train.log").open("a")
         self._vdl = LogWriter(logdir=str(self.folder / "vdl"))
         self._bar = tqdm(
             total=config.train.steps, initial=kept_updates, unit="update", disable=not sys.stderr.isatty(), dynamic_ncols=True
@@ -86,7 +86,8 @@ class RunLog:
         if not self._writes:
             return
         self._record(dict(step=update, split=split, **score, **({"final": True} if final else {})))
-        self.message(f"{'best weights' if final else f'update {update}'}  {split}  " + "  ".join(f"{name} {value:.6g}" for name, value in score.items()))
+        values = "  ".join(f"{name} {value:.6g}" for name, value in score.items())
+        self.message(f"{'best weights' if final else f'update {update}'}  {split}  {values}")
 
     def image_grid(self, images):
         """A square grid of training images after augmentation, uint8 [side * side, H, W, 3]."""

@@ -42,5 +42,5 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module, name):
         if (module, name) not in self._allowed:
-            raise UserError(f"{self._source}: refused, its pickle asks for {module}.{name}; get the file from its official address")
+            raise UserError(f"{self._source}: refused, its pickle asks for {module}.{name}; get it from its official address")
         return self._allowed[module, name]

@@ -182,7 +182,7 @@ class _Python2Array:
         self.array = array
 
     def __reduce__(self):
-        reconstruct, arguments, state = self.array.__reduce__()
+        reconstruct, _, state = self.array.__reduce__()
         return reconstruct, (np.ndarray, (0,), "b"), (*state[:4], self.array.tobytes().decode("latin1"))
 
 

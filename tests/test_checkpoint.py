@@ -1,3 +1,4 @@
+import contextlib
 import json
 from pathlib import Path
 
@@ -5,8 +6,9 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from rdrop_paddle import UserError, checkpoint, load_weights
+from rdrop_paddle import UserError, checkpoint, engine, load_weights
 from rdrop_paddle.engine import Trainer
+from rdrop_paddle.runlog import RunLog
 from rdrop_paddle.vision.task import ImageClassification
 
 
@@ -15,16 +17,18 @@ def trained(tiny_config, tmp_path):
     """(trainer after two updates, run folder)"""
     trainer = Trainer(ImageClassification(tiny_config()), tiny_config())
     batches = iter(trainer.task.batches("train"))
-    for update in (1, 2):
-        trainer.step(trainer.read(batches)[0], update, tmp_path)
+    for _ in range(2):
+        trainer.step(trainer.read(batches)[0], tmp_path)
     return trainer, tmp_path
 
 
 def test_weights_momentum_and_learning_rate_come_back(trained, tiny_config):
     trainer, folder = trained
-    trainer.save(folder, 2, 0.25)
+    trainer.best = 0.25
+    trainer.save(folder)
     other = Trainer(ImageClassification(tiny_config("train.seed=9")), tiny_config())
-    assert other.restore(folder) == 0.25
+    other.restore(folder)
+    assert (other.updates_done, other.best) == (2, 0.25)
     assert other.optimizer.get_lr() == trainer.optimizer.get_lr()
     for state in (lambda t: checkpoint.model_arrays(t.task.model), lambda t: checkpoint._momentum(t.task.model, t.optimizer)):
         saved, loaded = state(trainer), state(other)
@@ -35,15 +39,16 @@ def test_weights_momentum_and_learning_rate_come_back(trained, tiny_config):
 def test_the_newest_checkpoints_are_kept_and_unfinished_ones_ignored(trained):
     trainer, folder = trained
     for update in (2, 4, 10):
-        trainer.save(folder, update, None)
+        trainer.updates_done = update
+        trainer.save(folder)
     (folder / "checkpoints" / "update-00000012.part").mkdir()
     assert [p.name for p in checkpoint._all(folder)] == ["update-00000004", "update-00000010"]
-    assert checkpoint.latest_update(folder) == 10
+    assert checkpoint.latest(folder).name == "update-00000010"
 
 
 def test_a_checkpoint_of_another_model_is_an_error(trained, tiny_config):
     trainer, folder = trained
-    trainer.save(folder, 2, None)
+    trainer.save(folder)
     with pytest.raises(UserError, match="holds another model than the config describes"):
         Trainer(ImageClassification(tiny_config("model.depth=3")), tiny_config()).restore(folder)
 
@@ -64,9 +69,6 @@ def metrics(folder):
 
 
 def test_resuming_equals_not_stopping(tiny_config, tmp_path):
-    from rdrop_paddle import engine
-    from rdrop_paddle.runlog import RunLog
-
     class Killed(Exception):
         pass
 
@@ -74,31 +76,28 @@ def test_resuming_equals_not_stopping(tiny_config, tmp_path):
         """Train to the end, or die after update `last`; returns the final weights."""
         config = tiny_config(f"name={name}", "train.save_every=2")
         folder = tmp_path / "output" / name
-        done = checkpoint.latest_update(folder) if resume else 0
         task = ImageClassification(config)
         if not resume:
             for n, parameter in enumerate(task.model.parameters()):
                 parameter.set_value(np.random.default_rng(n).normal(0, 0.05, parameter.shape).astype("float32"))
-        with RunLog(config, kept_updates=done) as log:
-            step = engine.Trainer.step
+        trainer = Trainer(task, config)
+        if resume:
+            trainer.restore(folder)
+        step = trainer.step
 
-            def dying_step(self, micro_batches, update, run_folder):
-                if update == last:
-                    raise Killed
-                return step(self, micro_batches, update, run_folder)
+        def step_or_die(micro_batches, run_folder):
+            if trainer.updates_done == last:
+                raise Killed
+            return step(micro_batches, run_folder)
 
-            engine.Trainer.step = dying_step
-            try:
-                engine.train(task, config, log, first_update=done + 1)
-            except Killed:
-                pass
-            finally:
-                engine.Trainer.step = step
+        trainer.step = step_or_die
+        with RunLog(config, kept_updates=trainer.updates_done) as log, contextlib.suppress(Killed):
+            engine.train(trainer, log)
         return checkpoint.model_arrays(task.model)
 
     straight = run("straight")
-    run("stopped", last=6)
-    assert checkpoint.latest_update(tmp_path / "output" / "stopped") == 4
+    run("stopped", last=5)
+    assert checkpoint.latest(tmp_path / "output" / "stopped").name == "update-00000004"
     resumed = run("stopped", resume=True)
     assert all(straight[name].tobytes() == resumed[name].tobytes() for name in straight)
     assert metrics(tmp_path / "output" / "stopped") == metrics(tmp_path / "output" / "straight")

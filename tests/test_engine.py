@@ -55,7 +55,7 @@ def test_one_update_is_sgd_with_the_schedules_rate_and_a_clipped_gradient(tiny_c
     config = tiny_config("train.clip_norm=0.01", "train.lr=0.5")
     trainer, micro_batches = trainer_for(config)
     before = model_arrays(trainer.task.model)
-    means = trainer.step(micro_batches, 1, tmp_path)
+    means = trainer.step(micro_batches, tmp_path)
     after = model_arrays(trainer.task.model)
     moved = np.sqrt(sum(np.square(after[name] - before[name]).sum() for name in before))
     assert means["grad_norm"] > 0.01  # before clipping
@@ -100,8 +100,8 @@ def test_a_loss_that_is_not_finite_stops_before_anything_is_changed(tiny_config,
     trainer.task.model.head.bias.set_value(np.full(10, np.nan, "float32"))
     before = model_arrays(trainer.task.model)
     index = int(micro_batches[0][2][0])
-    with pytest.raises(FloatingPointError, match=rf"update 5: loss nan.*samples of this rank: \[{index}, .*none yet"):
-        trainer.step(micro_batches, 5, tmp_path)
+    with pytest.raises(FloatingPointError, match=rf"update 1: loss nan.*samples of this rank: \[{index}, .*none yet"):
+        trainer.step(micro_batches, tmp_path)
     after = model_arrays(trainer.task.model)
     assert all(before[name].tobytes() == after[name].tobytes() for name in before)
 

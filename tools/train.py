@@ -1,9 +1,9 @@
 """Train a model with R-Drop, or its baseline.
 
-    python tools/train.py -c configs/digits_quickstart.yaml
-    python tools/train.py -c configs/vit_ti16_cifar100_rdrop.yaml -o train.steps=300 name=short
-    python -m paddle.distributed.launch --nproc_per_node 2 tools/train.py -c configs/vit_ti16_cifar100_rdrop.yaml
-    python tools/train.py -c configs/vit_ti16_cifar100_rdrop.yaml --resume
+python tools/train.py -c configs/digits_quickstart.yaml
+python tools/train.py -c configs/vit_ti16_cifar100_rdrop.yaml -o train.steps=300 name=short
+python -m paddle.distributed.launch --nproc_per_node 2 tools/train.py -c configs/vit_ti16_cifar100_rdrop.yaml
+python tools/train.py -c configs/vit_ti16_cifar100_rdrop.yaml --resume
 """
 
 import os
@@ -23,7 +23,6 @@ def main():
     config = load_config(options.config, options.override)
 
     import paddle
-    from paddle import distributed
 
     from rdrop_paddle import checkpoint, engine
     from rdrop_paddle.runlog import RunLog, check_run_folder, run_folder
@@ -32,18 +31,23 @@ def main():
     rank, ranks = command_line.start_ranks()
     if rank == 0:
         check_run_folder(config, options.resume)
+    accumulation(config.train, ranks)  # an error now rather than after minutes of reading
     paddle.seed(config.train.seed)
     task = ImageClassification(config)
-    done = checkpoint.latest_update(run_folder(config)) if options.resume else 0
-    if done == 0:
+    resuming = options.resume and checkpoint.latest(run_folder(config)) is not None
+    if not resuming:
         task.load_initial_weights()
     images = task.example_images(16)
-    with RunLog(config, rank=rank, ranks=ranks, device=paddle.get_device(), kept_updates=done) as log:
-        log.message(describe(config, task, ranks, paddle.get_device()))
+    trainer = engine.Trainer(task, config)
+    if resuming:
+        trainer.restore(run_folder(config))
+    device = paddle.get_device()
+    with RunLog(config, rank=rank, ranks=ranks, device=device, kept_updates=trainer.updates_done) as log:
+        log.message(describe(config, task, ranks, device))
         log.image_grid(images)
         if options.resume:
-            log.message(f"resuming after update {done}" if done else "no checkpoint yet: starting from update 1")
-        engine.train(task, config, log, first_update=done + 1)
+            log.message(f"resuming after update {trainer.updates_done}")
+        engine.train(trainer, log)
         log.message(f"run folder: {log.folder}")
     return 0
 

@@ -101,9 +101,7 @@ def _download(archive, data_root):
     print(f"downloading {archive.url} to {data_root}", flush=True)
     downloader = pooch.HTTPDownloader(progressbar=True)
     try:
-        fetched = pooch.retrieve(
-            archive.url, f"md5:{archive.archive_md5}", archive.file_name, data_root, downloader=downloader
-        )
+        fetched = pooch.retrieve(archive.url, f"md5:{archive.archive_md5}", archive.file_name, data_root, downloader=downloader)
     except (OSError, ValueError) as error:  # requests' errors are OSErrors; a wrong checksum is a ValueError
         reason = str(error).split("\n")[0]
         raise UserError(
@@ -118,8 +116,7 @@ def _verified_members(archive, path, names):
         found = hashlib.md5(content).hexdigest()
         if found != archive.md5[name]:
             raise UserError(
-                f"{path}, member {name}: md5 {found}, the official one is {archive.md5[name]}; "
-                f"get it again from {archive.url}"
+                f"{path}, member {name}: md5 {found}, the official one is {archive.md5[name]}; get it again from {archive.url}"
             )
     return contents
 

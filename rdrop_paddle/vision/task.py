@@ -4,7 +4,6 @@ import numpy as np
 import paddle
 from paddle import distributed
 
-from ..config import accumulation
 from ..errors import UserError
 from . import data
 from .model import build_model
@@ -19,7 +18,6 @@ class ImageClassification:
     def __init__(self, config):
         self.config = config
         self.rank, self.ranks = distributed.get_rank(), distributed.get_world_size()
-        accumulation(config.train, self.ranks)  # an error now rather than after minutes
         self.model = build_model(config.model)
         self._images = {}
         self.weight_report = None

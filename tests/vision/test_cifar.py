@@ -116,9 +116,7 @@ def server(tmp_path):
 def served(server, small_cifar):
     archive, path = small_cifar()
     path = path.replace(server.folder / path.name)
-    return dataclasses.replace(
-        archive, url=f"{server.url}/{path.name}", archive_md5=hashlib.md5(path.read_bytes()).hexdigest()
-    )
+    return dataclasses.replace(archive, url=f"{server.url}/{path.name}", archive_md5=hashlib.md5(path.read_bytes()).hexdigest())
 
 
 def test_an_absent_archive_is_downloaded_once_and_verified(server, small_cifar, tmp_path, capfd):

@@ -102,7 +102,9 @@ def test_digits_are_real_and_split_once(tiny_config):
 def read(config, workers, rank=0, ranks=1):
     source = data.load_images(config.data, "train")
     dataset = data.ImageDataset(source, 8, seed=3, crop_scale=0.3, flip=True)
-    order = data.training_order(len(source.labels), 3, batch_size=16, micro_batch_size=8, rank=rank, ranks=ranks, first_update=1)
+    order = data.training_order(
+        len(source.labels), 3, batch_size=16, micro_batch_size=8, rank=rank, ranks=ranks, first_update=1
+    )
     batches = first(4 // ranks, data.reader(dataset, order, workers))
     return {int(i): image for images, _, indices in batches for i, image in zip(indices, images)}
 

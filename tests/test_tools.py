@@ -1,0 +1,195 @@
+"""The tools as a user runs them: real processes, the real launcher, exit statuses and last lines."""
+
+import gzip
+import json
+import os
+import re
+
+import pytest
+
+from rdrop_paddle import build_model
+from rdrop_paddle.checkpoint import latest, model_arrays, save_weights
+from rdrop_paddle.config import BASE
+
+LAST_LINE = re.compile(r"accuracy (\d\.\d{4}) \((\d+)/(\d+)\)( target \d\.\d{4} (PASS|FAIL))?")
+
+
+def last_line(done):
+    return done.stdout.strip().splitlines()[-1]
+
+
+@pytest.fixture
+def weights(tiny_config, tmp_path):
+    """Random weights of the tiny model; right about once in ten."""
+    path = tmp_path / "weights.safetensors"
+    save_weights(model_arrays(build_model(tiny_config().model)), path)
+    return path
+
+
+def error_of(done):
+    """The one line of a user's error, in a process that exited with 2 and showed no traceback."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    (line,) = [line for line in (done.stderr + done.stdout).splitlines() if line.startswith("error: ")]
+    return line
+
+
+def test_train_then_evaluate_then_resume(run_tool, tiny_overrides, tmp_path):
+    done = run_tool("train.py", "-c", BASE, "-o", *tiny_overrides)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "global batch     64 = 32 (micro) x 1 (ranks) x 2 (accumulation)" in done.stdout
+    assert "alpha 9.6 batchmean (officially 0.3, summed over micro-batches of 32)" in done.stdout
+    folder = tmp_path / "output" / "tiny"
+    found = {path.name for path in folder.iterdir()}
+    assert found == {
+        "config.yaml", "environment.json", "train.log", "metrics.jsonl", "vdl", "checkpoints", "best.safetensors"
+    }  # fmt: skip
+    assert latest(folder).name == "update-00000006"
+    final = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    assert final["split"] == "test" and final["final"]
+
+    result = tmp_path / "result.json"
+    done = run_tool("eval.py", "-c", folder / "config.yaml", "--weights", folder / "best.safetensors", "--json", result)
+    assert done.returncode == 0, done.stdout + done.stderr
+    accuracy, correct, total, target, _ = LAST_LINE.fullmatch(last_line(done)).groups()
+    assert (int(correct), int(total), target) == (final["correct"], 719, None)
+    assert float(accuracy) == pytest.approx(int(correct) / 719, abs=5e-5)
+    assert json.loads(result.read_text())["correct"] == final["correct"]
+
+    (latest(folder)).rename(folder / "elsewhere")  # as if killed between the checkpoints of updates 3 and 6
+    done = run_tool("train.py", "-c", BASE, "-o", *tiny_overrides, "--resume")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "resuming after update 3" in done.stdout
+    again = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    assert again == final and latest(folder).name == "update-00000006"
+
+
+@pytest.mark.launcher
+def test_one_two_and_three_ranks_count_each_test_image_once(run_tool, tiny_overrides, weights):
+    arguments = ("eval.py", "-c", BASE, "--weights", weights, "-o", *tiny_overrides)
+    lines = {ranks: last_line(run_tool(*arguments, ranks=ranks)) for ranks in (0, 2, 3)}
+    assert len(set(lines.values())) == 1, lines
+    assert LAST_LINE.fullmatch(lines[0]).group(3) == "719"
+
+
+@pytest.mark.launcher
+@pytest.mark.parametrize("ranks", [0, 2])
+def test_the_exit_status_is_the_verdict(run_tool, tiny_overrides, weights, ranks):
+    for target, verdict, status in ((0.0, "PASS", 0), (0.99, "FAIL", 1)):
+        done = run_tool(
+            "eval.py", "-c", BASE, "--weights", weights, "-o", *tiny_overrides, f"eval.target_accuracy={target}", ranks=ranks
+        )
+        assert done.returncode == status
+        assert LAST_LINE.fullmatch(last_line(done)).group(4) == f" target {target:.4f} {verdict}"
+
+
+@pytest.mark.launcher
+def test_under_the_launcher_a_users_error_is_status_2_too(run_tool, tiny_overrides, tmp_path):
+    folder = tmp_path / "output" / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "notes.txt").write_text("mine")  # seen by rank 0 alone
+    done = run_tool("train.py", "-c", BASE, "-o", *tiny_overrides, ranks=2)
+    assert "is not empty" in error_of(done)
+    overrides = [*tiny_overrides, "name=other", "train.batch_size=100"]  # seen by both
+    done = run_tool("train.py", "-c", BASE, "-o", *overrides, ranks=2)
+    assert "give for example 64, 128, 192" in error_of(done)
+
+
+def cifar(tmp_path):
+    return ["data.name=cifar100", f"data.path={tmp_path / 'cifar-100-python.tar.gz'}", "model.classes=100"]
+
+
+def cut_archive(small_cifar, tmp_path):
+    path = small_cifar()[1]
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return cifar(tmp_path)
+
+
+class Hostile:
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+def hostile_archive(small_cifar, tmp_path):
+    small_cifar(Hostile(str(tmp_path / "payload")))
+    return cifar(tmp_path)
+
+
+def not_an_archive(small_cifar, tmp_path):
+    (tmp_path / "cifar-100-python.tar.gz").write_bytes(gzip.compress(b"no archive"))
+    return cifar(tmp_path)
+
+
+def full_run_folder(small_cifar, tmp_path):
+    (tmp_path / "output" / "tiny").mkdir(parents=True)
+    (tmp_path / "output" / "tiny" / "notes.txt").write_text("mine")
+    return []
+
+
+@pytest.mark.parametrize(
+    "prepare, message",
+    [
+        (["train.stps=3"], "unknown key train.stps; the nearest valid key is train.steps"),
+        (["train.steps=many"], "train.steps: Value 'many'"),
+        (["train.batch_size=100"], "train.batch_size 100 is no multiple"),
+        (["train.batch_size=8192"], "is more than the 862 training images"),
+        (["data.name=folder", "data.path=absent"], "data.path absent: an image folder needs"),
+        (["data.name=cifar100", "data.path=absent.tar.gz"], "data.path absent.tar.gz does not exist"),
+        (["model.weights=absent.npz"], "no weights at absent.npz, nor in"),
+        (["model.classes=7"], "model.classes is 7 but digits has 10"),
+        (["train.amp=O1"], "train.amp is O1 but this is a CPU"),
+        (cut_archive, "damaged archive"),
+        (hostile_archive, "member train: md5"),
+        (not_an_archive, "damaged archive"),
+        (full_run_folder, "is not empty"),
+    ],
+)
+def test_bad_input_to_train_is_one_line_and_status_2(run_tool, tiny_overrides, small_cifar, tmp_path, prepare, message):
+    overrides = prepare if isinstance(prepare, list) else prepare(small_cifar, tmp_path)
+    done = run_tool("train.py", "-c", BASE, "-o", *tiny_overrides, *overrides)
+    assert message in error_of(done)
+    assert not (tmp_path / "payload").exists()
+    left = [path.name for path in tmp_path.glob("output/*/*")]
+    assert left in ([], ["notes.txt"])  # the mended command meets no half-made run folder
+
+
+def test_weights_of_the_wrong_shape_are_one_line_and_status_2(run_tool, tiny_overrides, weights):
+    done = run_tool("eval.py", "-c", BASE, "--weights", weights, "-o", *tiny_overrides, "model.embed_dim=32")
+    assert "cls_token misshapen ([1, 1, 16] in the file, [1, 1, 32] in the model)" in error_of(done)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((), "required: -c/--config"),
+        (("-c", "absent.yaml"), "cannot read the config absent.yaml"),
+        (("-c", BASE, "--resum"), "unrecognized arguments: --resum"),
+        (("-c", BASE, "-o", "steps"), "write key=value"),
+    ],
+)
+def test_bad_usage_is_one_line_and_status_2(run_tool, arguments, message):
+    assert message in error_of(run_tool("train.py", *arguments))
+
+
+@pytest.mark.parametrize("tool", ["train.py", "eval.py"])
+def test_help_shows_the_commands_to_paste(run_tool, tool):
+    done = run_tool(tool, "--help")
+    assert done.returncode == 0 and f"python tools/{tool} -c configs/" in done.stdout
+
+
+@pytest.mark.real
+@pytest.mark.launcher
+def test_real_archive_and_weights_train_and_evaluate_on_two_ranks(run_tool, real_data, tmp_path):
+    overrides = [f"output={tmp_path / 'output'}", "name=real", "train.steps=2", "train.warmup_steps=1", "train.batch_size=16"]
+    overrides += ["train.micro_batch_size=8", "model.image_size=32", "eval.split=val", "train.log_every=1"]
+    config = BASE.parent / "vit_ti16_cifar100_rdrop.yaml"
+    done = run_tool("train.py", "-c", config, "-o", *overrides, ranks=2, root=real_data)
+    assert done.returncode == 0, done.stdout
+    assert "149 loaded, 1 resized, 2 reset" in done.stdout
+    metrics = [json.loads(line) for line in (tmp_path / "output" / "real" / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in metrics] == [1, 2, 2, 2]
+    assert metrics[0]["loss"] == pytest.approx(4.605, abs=1e-3)  # a head of zeros: ln 100, and no divergence
+    assert metrics[1]["kl"] > 0 and metrics[-1]["total"] == 1000
