@@ -1,0 +1,26 @@
+# make train   set up .venv, train the quickstart twice (baseline and R-Drop), evaluate and compare; 2 cores, minutes
+# make test    set up .venv with the test packages and run the tests
+# make lint    check style
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: train test lint
+
+train: .venv/installed
+	$(BIN)/python tools/quickstart.py
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.venv/installed: requirements.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt
+	touch $@
+
+.venv/installed-dev: .venv/installed requirements-dev.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-dev.txt
+	touch $@
