@@ -4,12 +4,16 @@ import gzip
 import json
 import os
 import re
+import subprocess
+import sys
 
+import numpy as np
 import pytest
+from conftest import ROOT
 
 from rdrop_paddle import build_model
 from rdrop_paddle.checkpoint import latest, model_arrays, save_weights
-from rdrop_paddle.config import BASE
+from rdrop_paddle.config import BASE, load_config
 
 LAST_LINE = re.compile(r"accuracy (\d\.\d{4}) \((\d+)/(\d+)\)( target \d\.\d{4} (PASS|FAIL))?")
 
@@ -178,6 +182,25 @@ def test_bad_usage_is_one_line_and_status_2(run_tool, arguments, message):
 def test_help_shows_the_commands_to_paste(run_tool, tool):
     done = run_tool(tool, "--help")
     assert done.returncode == 0 and f"python tools/{tool} -c configs/" in done.stdout
+
+
+@pytest.mark.slow
+def test_one_update_of_the_papers_config_fits_in_12_gb(google_npz, tmp_path):
+    """ViT-B/16 at 384 px from random weights in Google's format, with its 21k head and pre_logits."""
+    config = BASE.parent / "vit_b16_cifar100_rdrop.yaml"
+    extra = {f"pre_logits/{kind}": np.zeros(shape, "float32") for kind, shape in [("kernel", [768, 768]), ("bias", [768])]}
+    weights, _ = google_npz(build_model(load_config(config).model), extra | {"head/kernel": np.zeros([768, 21843], "float32")})
+    overrides = ["train.batch_size=2", "train.micro_batch_size=2", "train.steps=2", "train.warmup_steps=0", "train.log_every=1"]
+    overrides += [f"model.weights={weights}", f"output={tmp_path / 'output'}", "eval.split=val", "eval.batch_size=2"]
+    overrides += ["data.name=digits", "model.classes=10", "data.val_fraction=0.01"]  # ten images to evaluate
+    command = [sys.executable, ROOT / "tools" / "train.py", "-c", config, "-o", *overrides]
+    with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True) as running:
+        output = running.stdout.read()
+        _, status, usage = os.wait4(running.pid, 0)
+        running.returncode = os.waitstatus_to_exitcode(status)
+    assert running.returncode == 0, output
+    assert "2 dropped, 150 loaded, 2 reset" in output
+    assert usage.ru_maxrss < 12e6  # kB
 
 
 @pytest.mark.real

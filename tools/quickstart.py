@@ -6,6 +6,7 @@ python tools/quickstart.py --seed 3
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -28,7 +29,8 @@ def main():
     for arm, (score, seconds) in rows.items():
         accuracy = f"{score['accuracy']:.4f} ({score['correct']}/{score['total']})"
         print(f"| {arm:<8} | {accuracy:<18} | {seconds:11.0f} |")
-    print("\nThe curves:  visualdl --logdir output --host 127.0.0.1 --language en --disable-telemetry")
+    visualdl = os.path.relpath(Path(sys.executable).with_name("visualdl"))
+    print(f"\nThe curves:  {visualdl} --logdir output --host 127.0.0.1 --language en --disable-telemetry")
 
 
 def run(folder, overrides):

@@ -1,0 +1,63 @@
+"""What the README says is so: its commands parse, its code runs, its numbers are those in results/."""
+
+import csv
+import re
+import statistics
+
+import pytest
+from conftest import ROOT
+
+from rdrop_paddle import load_config
+from rdrop_paddle.config import BASE
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = {language: re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) for language in ("bash", "python")}
+COMMANDS = [line for block in BLOCKS["bash"] for line in block.splitlines() if "tools/" in line]
+T_95 = 2.776  # Student's t for a 95 % interval over five pairs
+
+
+def test_it_is_short_enough_to_be_read():
+    assert len(README.splitlines()) <= 250
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_names_a_tool_and_a_valid_config(command):
+    words = command.split()
+    (tool,) = [word for word in words if word.startswith("tools/")]
+    assert (ROOT / tool).exists()
+    overrides = [word for word in words[words.index("-o") + 1 :] if "=" in word] if "-o" in words else []
+    load_config(ROOT / words[words.index("-c") + 1], overrides)
+
+
+def test_the_python_code_runs():
+    assert BLOCKS["python"]
+    for block in BLOCKS["python"]:
+        exec(block, {})
+
+
+def test_every_setting_of_the_table_is_valid():
+    table = README.partition("| to | set |")[2].partition("\n\n")[0]
+    settings = [re.findall(r"[a-z_.]+=[\w.]+", line) for line in table.splitlines() if line.startswith("| ")]
+    assert len(settings) >= 6 and all(settings)
+    for overrides in settings:
+        load_config(BASE, [override.replace("=N", "=3") for override in overrides])
+
+
+def test_every_file_it_names_exists():
+    for name in re.findall(r"`((?:tests|configs|results|tools)/[\w/.]*)`", README):
+        assert (ROOT / name).exists(), name
+
+
+def test_the_quickstarts_numbers_are_those_of_its_five_runs():
+    with (ROOT / "results" / "digits_quickstart" / "seeds.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    accuracy = {
+        arm: [100 * int(row["test_correct"]) / int(row["test_total"]) for row in rows if row["arm"] == arm]
+        for arm in ("baseline", "R-Drop")
+    }
+    differences = [after - before for before, after in zip(accuracy["baseline"], accuracy["R-Drop"])]
+    assert len(differences) == 5
+    mean, half = statistics.mean(differences), T_95 * statistics.stdev(differences) / 5**0.5
+    for arm, values in accuracy.items():
+        assert f"| {statistics.mean(values):.2f} +- {statistics.stdev(values):.2f} " in README, arm
+    assert f"{mean:+.2f} points (95 % interval {mean - half:+.2f} to {mean + half:+.2f})" in README
