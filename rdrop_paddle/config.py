@@ -220,5 +220,7 @@ def _check_consistency(config):
         raise UserError(f"train.warmup_steps {train.warmup_steps} must be below train.steps {train.steps}")
     if rdrop.passes == 1 and rdrop.alpha > 0:
         raise UserError(f"rdrop.alpha is {rdrop.alpha} but rdrop.passes is 1: set rdrop.passes=2, or rdrop.alpha=0")
+    if config.eval.split == "val" and config.data.val_fraction == 0:
+        raise UserError("eval.split is val but data.val_fraction is 0, which holds out nothing: raise it")
     if config.name in ("", ".", "..") or Path(config.name).name != config.name:
         raise UserError(f"name is {config.name!r}: give a plain folder name")

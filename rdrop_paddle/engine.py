@@ -30,11 +30,10 @@ def train(trainer, log):
     """
     task, config = trainer.task, trainer.config
     steps = config.train.steps
-    batches = iter(task.batches("train", trainer.updates_done + 1))
     clock = Clock()
     for update in range(trainer.updates_done + 1, steps + 1):
         lr = trainer.optimizer.get_lr()
-        micro_batches, reading = trainer.read(batches)
+        micro_batches, reading = trainer.read()
         means = trainer.step(micro_batches, log.folder)
         clock.add(reading)
         log.progress(update)
@@ -73,7 +72,7 @@ class Trainer:
     """What one update needs: model, criterion, optimizer, learning rate, precision; and how far training has come.
 
     Raises:
-        UserError: a batch size that does not divide, or mixed precision without a GPU.
+        UserError: a batch size that does not divide or exceeds the training set, or mixed precision without a GPU.
     """
 
     def __init__(self, task, config):
@@ -93,6 +92,7 @@ class Trainer:
             weight_decay=train_config.weight_decay or None,
         )
         self._set_precision(train_config)
+        self.batches = iter(task.batches("train"))
         self.model = paddle.DataParallel(task.model) if self.ranks > 1 else task.model
         task.model.train()
 
@@ -111,10 +111,10 @@ class Trainer:
         if train_config.amp_dtype == "float16":
             self.scaler = paddle.amp.GradScaler()
 
-    def read(self, batches):
-        """The micro-batches of one update, and the seconds spent waiting for them."""
+    def read(self):
+        """The micro-batches of the next update, and the seconds spent waiting for them."""
         start = time.perf_counter()
-        return list(itertools.islice(batches, self.accumulation)), time.perf_counter() - start
+        return list(itertools.islice(self.batches, self.accumulation)), time.perf_counter() - start
 
     def step(self, micro_batches, run_folder):
         """One update; returns what `backward` returns. Nothing is changed when that is not finite."""
@@ -197,6 +197,7 @@ class Trainer:
         state = checkpoint.load(run_folder, self.task.model, self.optimizer)
         self.updates_done, self.best = state["update"], state["best"]
         self.schedule.step(self.updates_done)
+        self.batches = iter(self.task.batches("train", self.updates_done + 1))
 
 
 class Clock:

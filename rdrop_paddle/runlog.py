@@ -21,7 +21,11 @@ PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "numpy", "pillow", "visualdl", "
 
 
 class RunLog:
-    """Use as a context manager. `kept_updates` > 0 continues a run: what was logged up to there stays."""
+    """Use as a context manager. `kept_updates` > 0 continues a run: what was logged up to there stays.
+
+    Raises:
+        UserError: the run folder cannot be made.
+    """
 
     def __init__(self, config, *, rank=0, ranks=1, device="cpu", kept_updates=0):
         self.config = config
@@ -31,7 +35,10 @@ class RunLog:
             return
         from visualdl import LogWriter  # takes a second to import, and the other ranks have no use for it
 
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make the run folder {self.folder}: {error.strerror}; choose another output=...") from None
         (self.folder / "config.yaml").write_text(config.to_yaml())
         (self.folder / "environment.json").write_text(json.dumps(environment(ranks, device), indent=2) + "\n")
         records = [r for r in _read_metrics(self.folder) if r["step"] <= kept_updates and not r.get("final")]

@@ -63,7 +63,7 @@ def gradients(reduction, micro_batch_size):
         block.mlp.drop1, block.mlp.drop2 = FixedDropout(1), FixedDropout(2)
     task.model.pos_drop = FixedDropout(0)
     trainer = Trainer(task, config)
-    micro_batches, _ = trainer.read(iter(task.batches("train")))
+    micro_batches, _ = trainer.read()
     means = trainer.backward(micro_batches, update=1)
     found = {name: parameter.grad.numpy() for name, parameter in task.model.named_parameters()}
     return found | {key: np.float64(means[key]) for key in ("loss", "kl")}

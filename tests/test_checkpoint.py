@@ -16,9 +16,8 @@ from rdrop_paddle.vision.task import ImageClassification
 def trained(tiny_config, tmp_path):
     """(trainer after two updates, run folder)"""
     trainer = Trainer(ImageClassification(tiny_config()), tiny_config())
-    batches = iter(trainer.task.batches("train"))
     for _ in range(2):
-        trainer.step(trainer.read(batches)[0], tmp_path)
+        trainer.step(trainer.read()[0], tmp_path)
     return trainer, tmp_path
 
 

@@ -83,6 +83,11 @@ def test_a_bad_file_is_one_line_that_names_it(content, message, tmp_path):
     assert "mine.yaml" in str(error.value) and "\n" not in str(error.value)
 
 
+def test_evaluating_on_nothing_is_an_error():
+    with pytest.raises(UserError, match="eval.split is val but data.val_fraction is 0"):
+        load_config(BASE, ["eval.split=val", "data.val_fraction=0"])
+
+
 def test_an_absent_file_is_named():
     with pytest.raises(UserError, match="cannot read the config absent.yaml: No such file"):
         load_config(Path("absent.yaml"))

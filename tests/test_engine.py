@@ -47,7 +47,7 @@ def test_official_sum_is_batchmean_times_the_micro_batch():
 
 def trainer_for(config):
     trainer = Trainer(ImageClassification(config), config)
-    micro_batches, _ = trainer.read(iter(trainer.task.batches("train")))
+    micro_batches, _ = trainer.read()
     return trainer, micro_batches
 
 

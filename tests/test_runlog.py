@@ -80,6 +80,12 @@ def test_two_runs_are_never_mixed(tiny_config, tmp_path):
     check_run_folder(config, resume=True)
 
 
+def test_a_run_folder_that_cannot_be_made_is_a_user_error(tiny_config, tmp_path):
+    (tmp_path / "output").write_text("a file")
+    with pytest.raises(UserError, match=r"cannot make the run folder .*tiny: Not a directory"):
+        RunLog(tiny_config())
+
+
 def test_the_environment_names_what_results_depend_on():
     found = environment(1, "cpu")
     assert {"numpy", "pillow", "visualdl"} <= found["packages"].keys()

@@ -37,14 +37,14 @@ def main():
     resuming = options.resume and checkpoint.latest(run_folder(config)) is not None
     if not resuming:
         task.load_initial_weights()
-    images = task.example_images(16)
+    task.read_splits()
     trainer = engine.Trainer(task, config)
     if resuming:
         trainer.restore(run_folder(config))
     device = paddle.get_device()
     with RunLog(config, rank=rank, ranks=ranks, device=device, kept_updates=trainer.updates_done) as log:
         log.message(describe(config, task, ranks, device))
-        log.image_grid(images)
+        log.image_grid(task.example_images(16))
         if options.resume:
             log.message(f"resuming after update {trainer.updates_done}")
         engine.train(trainer, log)

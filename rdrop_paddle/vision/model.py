@@ -86,7 +86,7 @@ class VisionTransformer(nn.Layer):
         What lies before the first dropout is computed once.
         """
         x = self.patch_embed(images)  # [N, L-1, D]
-        x = paddle.concat([self.cls_token.expand([x.shape[0], -1, -1]).astype(x.dtype), x], axis=1)
+        x = paddle.concat([self.cls_token.expand_as(x[:, :1]).astype(x.dtype), x], axis=1)
         x = x + self.pos_embed  # [N, L, D]
         if passes > 1:
             x = paddle.concat([x] * passes)

@@ -28,6 +28,11 @@ class ImageClassification:
             path = find_weights(self.config.model.weights, data.data_root())
             self.weight_report = load_weights(self.model, path, reset_head=True)
 
+    def read_splits(self):
+        """Read every split that training will need: a fault in one ends the run now and not after training."""
+        for split in ("train", *(["val"] if self.config.data.val_fraction else []), self.config.eval.split):
+            self.images(split)
+
     def images(self, split):
         """The Images of a split, read on first use; rank 0 goes first, because it may have to download them."""
         if split not in self._images:
