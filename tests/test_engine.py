@@ -5,12 +5,14 @@ import numpy as np
 import paddle
 import pytest
 from gradient_worker import gradients
+from safetensors import safe_open
 
-from rdrop_paddle import UserError, evaluate
+from rdrop_paddle import UserError, engine, evaluate
 from rdrop_paddle.checkpoint import model_arrays
 from rdrop_paddle.config import BASE
 from rdrop_paddle.engine import Trainer, _dropout_seed
 from rdrop_paddle.loss import RDropLoss
+from rdrop_paddle.runlog import RunLog
 from rdrop_paddle.schedule import lr_at
 from rdrop_paddle.vision.task import ImageClassification
 
@@ -122,6 +124,32 @@ def test_evaluation_drops_nothing_and_leaves_the_mode_as_it_was(tiny_config):
     task.model.eval()
     evaluate(task, "val")
     assert not task.model.training
+
+
+def test_the_best_weights_by_the_held_out_part_are_kept_and_read_at_the_end(tiny_config, monkeypatch):
+    scores = {"val": iter([0.2, 0.5, 0.4]), "test": iter([0.3])}
+    evaluated = []
+
+    def pretend(task, split):
+        evaluated.append((split, task.model.head.bias.numpy().tobytes()))
+        return {"accuracy": next(scores[split])}
+
+    monkeypatch.setattr(engine, "evaluate", pretend)
+    config = tiny_config("train.eval_every=2")
+    with RunLog(config) as log:
+        assert engine.train(Trainer(ImageClassification(config), config), log) == {"accuracy": 0.3}
+    (_, first), (_, second), (_, third), (split, final) = evaluated
+    assert split == "test" and final == second and len({first, second, third}) == 3
+    with safe_open(str(log.folder / "best.safetensors"), framework="numpy") as file:
+        assert file.metadata() == {"format": "rdrop_paddle", "update": "4", "val_accuracy": "0.5"}
+
+
+def test_without_a_held_out_part_the_last_weights_are_kept(tiny_config):
+    config = tiny_config("data.val_fraction=0", "train.steps=3")
+    with RunLog(config) as log:
+        engine.train(Trainer(ImageClassification(config), config), log)
+    with safe_open(str(log.folder / "best.safetensors"), framework="numpy") as file:
+        assert file.metadata()["update"] == "3"
 
 
 @pytest.mark.launcher
