@@ -8,10 +8,12 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import paddle
 import safetensors.numpy
-from paddle import distributed
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from . import ranks
 from .errors import UserError
 
 WEIGHT_FORMAT = "rdrop_paddle"  # in the header of weight files: whose names and layout the tensors have
@@ -25,7 +27,7 @@ def save(run_folder, model, optimizer, *, update, best):
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     save_weights(model_arrays(model), unfinished / "model.safetensors", update=update)
-    save_weights(_momentum(model, optimizer), unfinished / "momentum.safetensors", update=update)
+    save_weights(momentum_arrays(model, optimizer), unfinished / "momentum.safetensors", update=update)
     (unfinished / "state.json").write_text(json.dumps({"update": update, "best": best}))
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
@@ -37,19 +39,22 @@ def load(run_folder, model, optimizer):
     """Load the latest checkpoint; returns its {"update", "best"}.
 
     Raises:
-        UserError: it does not fit the model.
+        UserError: it is damaged or does not fit the model.
     """
     folder = latest(run_folder)
-    arrays = load_file(str(folder / "model.safetensors"))
-    momentum = load_file(str(folder / "momentum.safetensors"))
+    try:
+        arrays = load_file(str(folder / "model.safetensors"))
+        momentum = load_file(str(folder / "momentum.safetensors"))
+        progress = json.loads((folder / "state.json").read_text())
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"damaged checkpoint {folder} ({error}): remove it to resume from the one before") from None
     parameters = dict(model.named_parameters())
     if {n: list(a.shape) for n, a in arrays.items()} != {n: list(p.shape) for n, p in parameters.items()}:
         raise UserError(f"{folder} holds another model than the config describes; resume with the config it was made with")
     _set_parameters(model, arrays)
-    state = {_momentum_key(p): momentum[n] for n, p in parameters.items() if n in momentum}
-    # Paddle wants the schedule's state too; it is left as it is, because a schedule follows from the update alone
-    optimizer.set_state_dict(state | {"LR_Scheduler": optimizer.state_dict()["LR_Scheduler"]})
-    return json.loads((folder / "state.json").read_text())
+    schedule = optimizer.state_dict()["LR_Scheduler"]  # Paddle wants it; it stays as it is and follows from the update
+    optimizer.set_state_dict({"LR_Scheduler": schedule} | {_momentum_key(p): momentum[n] for n, p in parameters.items()})
+    return progress
 
 
 def save_best(run_folder, model, **metadata):
@@ -61,8 +66,7 @@ def save_best(run_folder, model, **metadata):
 
 def load_best(run_folder, model):
     """Load best.safetensors on every rank, after rank 0 has written it."""
-    if distributed.get_world_size() > 1:
-        distributed.barrier()
+    ranks.wait_for_all()
     _set_parameters(model, load_file(str(Path(run_folder) / "best.safetensors")))
 
 
@@ -83,18 +87,19 @@ def model_arrays(model):
     return {name: np.ascontiguousarray(p.astype("float32").numpy()) for name, p in model.named_parameters()}
 
 
+def momentum_arrays(model, optimizer):
+    """{name of the parameter: float32 array} of the optimizer's velocities, once it has made an update."""
+    state = optimizer.state_dict()
+    return {name: np.asarray(state[_momentum_key(p)]) for name, p in model.named_parameters()}
+
+
 def _set_parameters(model, arrays):
     for name, parameter in model.named_parameters():
-        parameter.set_value(arrays[name])
+        parameter.set_value(paddle.to_tensor(arrays[name]).astype(parameter.dtype))
 
 
 def _all(run_folder):
     return sorted(p for p in (Path(run_folder) / "checkpoints").glob("update-*") if p.suffix != ".part")
-
-
-def _momentum(model, optimizer):
-    state = optimizer.state_dict()
-    return {n: np.asarray(state[_momentum_key(p)]) for n, p in model.named_parameters() if _momentum_key(p) in state}
 
 
 def _momentum_key(parameter):

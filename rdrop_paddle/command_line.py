@@ -24,8 +24,9 @@ def parser(doc):
 def run(main):
     """Exit with what `main()` returns; a UserError is printed in one line and gives exit status 2.
 
-    Under the launcher the other ranks wait for rank 0, which fails the same way: the launcher then ends them and hands
-    rank 0's status on. It would report a signal if one of them ended first.
+    Under the launcher the other ranks wait for rank 0, which as a rule fails the same way: the launcher then ends them and
+    hands rank 0's status on; it would report a signal if one of them ended first. A fault that another rank alone
+    meets, such as a broken image, ends the job too, with its message in that rank's log and the launcher's status.
     """
     prepare_cpu()
     warnings.filterwarnings("ignore", message="No ccache found")  # of Paddle's import; nothing is compiled here
@@ -47,15 +48,6 @@ def prepare_cpu():
     os.environ.setdefault("OMP_NUM_THREADS", str(max(cores // local_ranks, 1)))
     if _is_amd():
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")  # else MKL picks kernels two to four times slower
-
-
-def start_ranks():
-    """(rank, ranks); under the launcher the ranks are connected first."""
-    from paddle import distributed
-
-    if int(os.environ.get("PADDLE_TRAINERS_NUM", 1)) > 1:
-        distributed.init_parallel_env()
-    return distributed.get_rank(), distributed.get_world_size()
 
 
 def _is_amd():

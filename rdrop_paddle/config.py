@@ -65,7 +65,7 @@ class TrainConfig:
     weight_decay: float = _within(low=0)
     amp: str = _one_of("off", "O1", "O2")
     amp_dtype: str = _one_of("bfloat16", "float16")
-    seed: int = _within(low=0)
+    seed: int = _within(low=0, high=2**32 - 1)
     log_every: int = _within(low=1)
     eval_every: int = _within(low=1)
     save_every: int = _within(low=1)
@@ -148,7 +148,7 @@ def _read(path):
         layer = OmegaConf.load(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the config {path}: {getattr(error, 'strerror', None) or error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(_in_one_line(path, error)) from None
     if not OmegaConf.is_dict(layer):
         raise UserError(f"{path}: a config is a YAML mapping such as 'train: {{steps: 300}}'")

@@ -1,7 +1,8 @@
 """Training and evaluation of a task; knows updates, ranks and the loss, not images.
 
 A task has `model`, `batches(split, first_update)`, `forward(model, batch, passes)` -> (logits, labels, pad mask or None),
-`counts(logits, labels, pad_mask)` -> int64 [len(count_names)], and `score(counts)` -> dict; see vision/task.py.
+`counts(logits, labels, pad_mask)` -> int64 [len(count_names)], and `score(counts)` -> dict whose first value is the better the
+higher; the last tensor of a batch holds the indices of its samples. See vision/task.py.
 """
 
 import contextlib
@@ -10,9 +11,8 @@ import time
 
 import numpy as np
 import paddle
-from paddle import distributed
 
-from . import checkpoint
+from . import checkpoint, ranks
 from .config import accumulation
 from .errors import UserError
 from .loss import RDropLoss, cross_entropy
@@ -46,26 +46,28 @@ def train(trainer, log):
             trainer.save(log.folder)
             clock.restart()
     checkpoint.load_best(log.folder, task.model)
-    score = evaluate(task, config.eval.split)
+    score = evaluate(task, config.eval.split, trainer.amp)
     log.evaluation(steps, config.eval.split, score, final=True)
     return score
 
 
-def evaluate(task, split):
+def evaluate(task, split, amp=None):
     """The score of `task.model` on a split, for example {"accuracy", "correct", "total"}, the same on every rank.
 
-    Each example is counted once and the integer counts are summed over the ranks.
+    Each example is counted once and the integer counts are summed over the ranks. `amp` holds arguments of
+    `paddle.amp.auto_cast`; the default is full precision.
     """
     model = task.model
     was_training = model.training
     model.eval()
     counts = paddle.zeros([len(task.count_names)], dtype="int64")
-    with paddle.no_grad():
+    with paddle.no_grad(), paddle.amp.auto_cast(**(amp or {"enable": False})):
         for batch in task.batches(split):
             counts += task.counts(*task.forward(model, batch))
     if was_training:
         model.train()
-    return task.score(_sum_over_ranks(counts).numpy())
+    ranks.wait_for_all()  # one of them may have had a batch more
+    return task.score(ranks.sum_over_all(counts).numpy())
 
 
 class Trainer:
@@ -80,7 +82,7 @@ class Trainer:
         self.config = config
         self.updates_done = 0
         self.best = None  # the best score on the held-out part so far
-        self.rank, self.ranks = distributed.get_rank(), distributed.get_world_size()
+        self.rank, self.ranks = ranks.rank(), ranks.count()
         self.accumulation = accumulation(config.train, self.ranks)
         self.criterion = RDropLoss(alpha=config.rdrop.alpha, reduction=config.rdrop.reduction)
         train_config = config.train
@@ -93,6 +95,7 @@ class Trainer:
         )
         self._set_precision(train_config)
         self.batches = iter(task.batches("train"))
+        ranks.wait_for_all()  # reading the data may take one of them longer
         self.model = paddle.DataParallel(task.model) if self.ranks > 1 else task.model
         task.model.train()
 
@@ -103,6 +106,9 @@ class Trainer:
             return
         if paddle.get_device() == "cpu":
             raise UserError(f"train.amp is {train_config.amp} but this is a CPU, which computes in float32 only: train.amp=off")
+        supported = {"bfloat16": paddle.amp.is_bfloat16_supported, "float16": paddle.amp.is_float16_supported}
+        if not supported[train_config.amp_dtype]():  # Paddle would only warn and train in float32
+            raise UserError(f"this device does not compute in {train_config.amp_dtype}: choose another train.amp_dtype")
         self.amp["level"] = train_config.amp
         if train_config.amp == "O2":
             self.task.model, self.optimizer = paddle.amp.decorate(
@@ -150,7 +156,7 @@ class Trainer:
             last = number == len(micro_batches)
             with contextlib.nullcontext() if last or self.ranks == 1 else self.model.no_sync():
                 totals += self._accumulate(batch)
-        totals = _sum_over_ranks(totals)
+        totals = ranks.sum_over_all(totals)
         grad_norm = self._scale_gradients(self.ranks / totals[3])  # DataParallel has averaged over the ranks
         values = paddle.concat([totals[:3] / totals[3], grad_norm.reshape([1])]).tolist()
         return dict(zip(("loss", "ce", "kl", "grad_norm"), values))
@@ -185,8 +191,10 @@ class Trainer:
         return norm
 
     def save(self, run_folder):
-        if self.rank == 0:
+        # O2 trains float32 copies inside the optimizer, which a checkpoint does not hold: such a run cannot be resumed
+        if self.rank == 0 and self.config.train.amp != "O2":
             checkpoint.save(run_folder, self.task.model, self.optimizer, update=self.updates_done, best=self.best)
+        ranks.wait_for_all()
 
     def restore(self, run_folder):
         """Continue from the latest checkpoint.
@@ -225,24 +233,19 @@ class Clock:
 def _keep_best(trainer, log):
     """Evaluate on the held-out part and keep the weights when they are the best so far; returns the best score."""
     task, config, update = trainer.task, trainer.config, trainer.updates_done
-    accuracy = None
+    best, origin = None, {}
     if config.data.val_fraction > 0:
-        score = evaluate(task, "val")
+        score = evaluate(task, "val", trainer.amp)
         log.evaluation(update, "val", score)
-        accuracy = next(iter(score.values()))
-        if trainer.best is not None and accuracy <= trainer.best:
+        measure, best = next(iter(score.items()))
+        origin = {f"val_{measure}": best}
+        if trainer.best is not None and best <= trainer.best:
             return trainer.best
     elif update < config.train.steps:  # nothing to select by: the last weights are kept
         return None
     if trainer.rank == 0:
-        checkpoint.save_best(log.folder, task.model, update=update, val_accuracy=accuracy)
-    return accuracy
-
-
-def _sum_over_ranks(tensor):
-    if distributed.get_world_size() > 1:
-        distributed.all_reduce(tensor)
-    return tensor
+        checkpoint.save_best(log.folder, task.model, update=update, **origin)
+    return best
 
 
 def _dropout_seed(seed, update, rank):

@@ -3,6 +3,7 @@
 Only rank 0 writes; on the other ranks every method does nothing.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import platform
@@ -24,7 +25,7 @@ class RunLog:
     """Use as a context manager. `kept_updates` > 0 continues a run: what was logged up to there stays.
 
     Raises:
-        UserError: the run folder cannot be made.
+        UserError: the run folder cannot be written.
     """
 
     def __init__(self, config, *, rank=0, ranks=1, device="cpu", kept_updates=0):
@@ -35,23 +36,24 @@ class RunLog:
             return
         from visualdl import LogWriter  # takes a second to import, and the other ranks have no use for it
 
+        records = [r for r in _read_metrics(self.folder) if r["step"] <= kept_updates and not r.get("final")]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "config.yaml").write_text(config.to_yaml())
+            (self.folder / "environment.json").write_text(json.dumps(environment(ranks, device), indent=2) + "\n")
+            _write_metrics(self.folder, records)
+            shutil.rmtree(self.folder / "vdl", ignore_errors=True)  # VisualDL shows one file of a folder: write it anew
+            self._metrics = (self.folder / "metrics.jsonl").open("a")
+            self._text = (self.folder / "train.log").open("a")
+            self._vdl = LogWriter(logdir=str(self.folder / "vdl"))
         except OSError as error:
-            raise UserError(f"cannot make the run folder {self.folder}: {error.strerror}; choose another output=...") from None
-        (self.folder / "config.yaml").write_text(config.to_yaml())
-        (self.folder / "environment.json").write_text(json.dumps(environment(ranks, device), indent=2) + "\n")
-        records = [r for r in _read_metrics(self.folder) if r["step"] <= kept_updates and not r.get("final")]
-        shutil.rmtree(self.folder / "vdl", ignore_errors=True)  # VisualDL shows one file of a folder: write it anew
-        self._metrics = (self.folder / "metrics.jsonl").open("w")
-        self._text = (self.folder / "train.log").open("a")
-        self._vdl = LogWriter(logdir=str(self.folder / "vdl"))
+            raise UserError(f"cannot write the run folder {self.folder}: {error.strerror}; choose another output=...") from None
         self._bar = tqdm(
             total=config.train.steps, initial=kept_updates, unit="update", disable=not sys.stderr.isatty(), dynamic_ncols=True
         )
         self._add_hyper_parameters()
         for record in records:
-            self._record(record)
+            self._show(record)
 
     def __enter__(self):
         return self
@@ -105,9 +107,12 @@ class RunLog:
             self._vdl.add_image("train/augmented", grid, step=0)
 
     def _record(self, record):
-        """One line of metrics.jsonl, and the same numbers as VisualDL scalars."""
+        """One line of metrics.jsonl, and the same numbers in VisualDL."""
         self._metrics.write(json.dumps(record) + "\n")
         self._metrics.flush()
+        self._show(record)
+
+    def _show(self, record):
         section = record.get("split", "train")
         for name, value in record.items():
             if name not in ("step", "split", "final"):
@@ -123,20 +128,22 @@ class RunLog:
 
 
 def run_folder(config):
-    return Path(config.output) / config.name
+    return Path(config.output).expanduser() / config.name
 
 
 def check_run_folder(config, resume):
     """Refuse to mix two runs.
 
     Raises:
-        UserError: the run folder holds something and this is not a resumption.
+        UserError: the run folder holds something and this is not a resumption, or what it holds cannot be resumed.
     """
     folder = run_folder(config)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: choose another name=... or output=...")
     if not resume and folder.exists() and any(folder.iterdir()):
         raise UserError(f"run folder {folder} is not empty: continue it with --resume, or choose another name=...")
+    if resume and config.train.amp == "O2":
+        raise UserError("--resume cannot continue a run with train.amp O2: use O1 for runs that may be interrupted")
 
 
 def environment(ranks, device):
@@ -161,5 +168,15 @@ def _git_commit():
 
 
 def _read_metrics(folder):
-    path = folder / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """The records so far; a last line that was cut when a run was killed is left out."""
+    path, records = folder / "metrics.jsonl", []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            records.append(json.loads(line))
+    return records
+
+
+def _write_metrics(folder, records):
+    unfinished = folder / "metrics.jsonl.part"
+    unfinished.write_text("".join(json.dumps(record) + "\n" for record in records))
+    unfinished.replace(folder / "metrics.jsonl")

@@ -186,6 +186,16 @@ class _Python2Array:
         return reconstruct, (np.ndarray, (0,), "b"), (*state[:4], self.array.tobytes().decode("latin1"))
 
 
+class Payload:
+    """Pickles as a call of `function`: what a hostile file makes plain `pickle.load` run."""
+
+    def __init__(self, function, *arguments):
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
 @pytest.fixture(scope="session")
 def real_data():
     """The folder of the real archive and weights; skips the test when a file is absent."""

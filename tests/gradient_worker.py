@@ -19,7 +19,9 @@ def main():
     import numpy as np
 
     folder, *layouts = sys.argv[1:]
-    rank, _ = command_line.start_ranks()
+    from rdrop_paddle import ranks
+
+    rank, _ = ranks.start()
     for layout in layouts:
         reduction, micro_batch_size = layout.split("-")
         arrays = gradients(reduction, int(micro_batch_size))

@@ -29,8 +29,8 @@ def test_weights_momentum_and_learning_rate_come_back(trained, tiny_config):
     other.restore(folder)
     assert (other.updates_done, other.best) == (2, 0.25)
     assert other.optimizer.get_lr() == trainer.optimizer.get_lr()
-    for state in (lambda t: checkpoint.model_arrays(t.task.model), lambda t: checkpoint._momentum(t.task.model, t.optimizer)):
-        saved, loaded = state(trainer), state(other)
+    arrays = lambda t: (checkpoint.model_arrays(t.task.model), checkpoint.momentum_arrays(t.task.model, t.optimizer))  # noqa: E731
+    for saved, loaded in zip(arrays(trainer), arrays(other)):
         assert saved.keys() == loaded.keys() and len(saved) == len(list(trainer.task.model.parameters()))
         assert all(saved[name].tobytes() == loaded[name].tobytes() and saved[name].any() for name in saved)
 
@@ -50,6 +50,23 @@ def test_a_checkpoint_of_another_model_is_an_error(trained, tiny_config):
     trainer.save(folder)
     with pytest.raises(UserError, match="holds another model than the config describes"):
         Trainer(ImageClassification(tiny_config("model.depth=3")), tiny_config()).restore(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "momentum.safetensors", "state.json"])
+def test_a_damaged_checkpoint_is_a_user_error(trained, tiny_config, name):
+    trainer, folder = trained
+    trainer.save(folder)
+    path = checkpoint.latest(folder) / name
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(UserError, match="damaged checkpoint .*update-00000002"):
+        Trainer(ImageClassification(tiny_config()), tiny_config()).restore(folder)
+
+
+def test_other_ranks_save_nothing(trained):
+    trainer, folder = trained
+    trainer.rank = 1
+    trainer.save(folder)
+    assert checkpoint.latest(folder) is None
 
 
 def test_best_weights_name_their_origin_and_load_as_any_weights(trained):

@@ -70,7 +70,14 @@ def test_a_bad_override_is_one_line_that_names_it(override, message):
 
 @pytest.mark.parametrize(
     "content, message",
-    [("train: {steps: [", "line 1|line 2"), ("- 1\n", "mapping"), ("", "ok"), ("mdl: {}", "model"), ("\xff", "mine")],
+    [
+        ("train: {steps: [", "line 1|line 2"),
+        ("- 1\n", "mapping"),
+        ("", "ok"),
+        ("mdl: {}", "model"),
+        ("\xff", "mine"),
+        ("null: 1", "mine"),
+    ],
 )
 def test_a_bad_file_is_one_line_that_names_it(content, message, tmp_path):
     path = tmp_path / "mine.yaml"

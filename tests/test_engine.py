@@ -64,6 +64,19 @@ def test_one_update_is_sgd_with_the_schedules_rate_and_a_clipped_gradient(tiny_c
     assert moved == pytest.approx(0.01 * lr_at(1, steps=6, warmup_steps=2, peak=0.5), rel=1e-3)
 
 
+def test_the_second_update_carries_momentum_and_weight_decay(tiny_config, tmp_path):
+    overrides = ["train.clip_norm=null", "train.momentum=0.8", "train.weight_decay=0.1", "train.warmup_steps=0"]
+    trainer, micro_batches = trainer_for(tiny_config(*overrides))
+    weight, velocity = trainer.task.model.head.weight, 0.0
+    for _ in range(2):
+        lr, before = trainer.optimizer.get_lr(), weight.numpy()
+        trainer.backward(micro_batches, trainer.updates_done + 1)
+        velocity = 0.8 * velocity + weight.grad.numpy() + 0.1 * before
+        trainer.optimizer.clear_grad()
+        trainer.step(micro_batches, tmp_path)
+        np.testing.assert_allclose(weight.numpy(), before - lr * velocity, atol=1e-7)
+
+
 def test_a_gradient_below_the_limit_is_left_alone(tiny_config):
     gradients = []
     for clip_norm in ("null", 1000):
@@ -130,7 +143,7 @@ def test_the_best_weights_by_the_held_out_part_are_kept_and_read_at_the_end(tiny
     scores = {"val": iter([0.2, 0.5, 0.4]), "test": iter([0.3])}
     evaluated = []
 
-    def pretend(task, split):
+    def pretend(task, split, amp):
         evaluated.append((split, task.model.head.bias.numpy().tobytes()))
         return {"accuracy": next(scores[split])}
 
@@ -150,6 +163,13 @@ def test_without_a_held_out_part_the_last_weights_are_kept(tiny_config):
         engine.train(Trainer(ImageClassification(config), config), log)
     with safe_open(str(log.folder / "best.safetensors"), framework="numpy") as file:
         assert file.metadata()["update"] == "3"
+
+
+@pytest.mark.slow
+@pytest.mark.launcher
+def test_ranks_wait_for_each_other_longer_than_gloo_would(run_tool):
+    done = run_tool("tests/waiting_worker.py", ranks=2)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.launcher

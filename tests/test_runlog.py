@@ -52,6 +52,8 @@ def test_a_continued_run_keeps_what_was_logged_before_its_checkpoint(tiny_config
         for update in (1, 2, 3):
             log.training(update, **VALUES)
         log.evaluation(2, "test", {"accuracy": 0.1}, final=True)
+    with (log.folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')  # killed while writing
     with RunLog(tiny_config(), kept_updates=2) as log:
         log.training(3, **VALUES | {"loss": 9.0})
     assert [(r["step"], r["loss"]) for r in records(log.folder)] == [(1, 2.5), (2, 2.5), (3, 9.0)]
@@ -78,11 +80,13 @@ def test_two_runs_are_never_mixed(tiny_config, tmp_path):
     with pytest.raises(UserError, match=r"run folder .*tiny is not empty: continue it with --resume"):
         check_run_folder(config, resume=False)
     check_run_folder(config, resume=True)
+    with pytest.raises(UserError, match="--resume cannot continue a run with train.amp O2"):
+        check_run_folder(tiny_config("train.amp=O2"), resume=True)
 
 
 def test_a_run_folder_that_cannot_be_made_is_a_user_error(tiny_config, tmp_path):
     (tmp_path / "output").write_text("a file")
-    with pytest.raises(UserError, match=r"cannot make the run folder .*tiny: Not a directory"):
+    with pytest.raises(UserError, match=r"cannot write the run folder .*tiny: Not a directory"):
         RunLog(tiny_config())
 
 

@@ -3,19 +3,12 @@ import pickle
 
 import numpy as np
 import pytest
+from conftest import Payload
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rdrop_paddle import UserError
 from rdrop_paddle.safe_pickle import NUMPY_ARRAYS, loads
-
-
-class Payload:
-    def __init__(self, function, *arguments):
-        self.call = (function, arguments)
-
-    def __reduce__(self):
-        return self.call
 
 
 def test_numpy_arrays_come_through():
@@ -28,8 +21,8 @@ def test_numpy_arrays_come_through():
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_a_hostile_pickle_is_refused_by_name_and_not_run(tmp_path, protocol):
     target = tmp_path / "run"
-    hostile = pickle.dumps([np.zeros(3), Payload(os.mkdir, str(target))], protocol)
-    with pytest.raises(UserError, match=r"file: refused, its pickle asks for (posix\.mkdir|\w+\.\w+)"):
+    hostile = pickle.dumps([1, Payload(os.mkdir, str(target))], protocol)
+    with pytest.raises(UserError, match=r"file: refused, its pickle asks for posix\.mkdir;"):
         loads(hostile, "file", NUMPY_ARRAYS)
     assert not target.exists()
     pickle.loads(hostile)

@@ -4,12 +4,13 @@ import gzip
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, Payload
 
 from rdrop_paddle import build_model
 from rdrop_paddle.checkpoint import latest, model_arrays, save_weights
@@ -109,16 +110,8 @@ def cut_archive(small_cifar, tmp_path):
     return cifar(tmp_path)
 
 
-class Hostile:
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __reduce__(self):
-        return os.mkdir, (self.folder,)
-
-
 def hostile_archive(small_cifar, tmp_path):
-    small_cifar(Hostile(str(tmp_path / "payload")))
+    small_cifar(Payload(os.mkdir, str(tmp_path / "payload")))
     return cifar(tmp_path)
 
 
@@ -158,6 +151,11 @@ def test_bad_input_to_train_is_one_line_and_status_2(run_tool, tiny_overrides, s
     assert not (tmp_path / "payload").exists()
     left = [path.name for path in tmp_path.glob("output/*/*")]
     assert left in ([], ["notes.txt"])  # the mended command meets no half-made run folder
+
+
+def test_a_result_that_cannot_be_written_is_said_before_the_work(run_tool, tiny_overrides, weights, tmp_path):
+    done = run_tool("eval.py", "-c", BASE, "--weights", weights, "--json", tmp_path, "-o", *tiny_overrides)
+    assert f"cannot write --json {tmp_path}: Is a directory" in error_of(done)
 
 
 def test_weights_of_the_wrong_shape_are_one_line_and_status_2(run_tool, tiny_overrides, weights):
@@ -201,6 +199,19 @@ def test_one_update_of_the_papers_config_fits_in_12_gb(google_npz, tmp_path):
     assert running.returncode == 0, output
     assert "2 dropped, 150 loaded, 2 reset" in output
     assert usage.ru_maxrss < 12e6  # kB
+
+
+@pytest.mark.launcher
+def test_the_quickstart_compares_both_arms(tmp_path):
+    """`make train`, cut to a few updates, in a copy of the project, because it writes to output/ there."""
+    for name in ("configs", "rdrop_paddle", "tools"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    command = [sys.executable, tmp_path / "tools" / "quickstart.py", "-o", "train.steps=3", "train.warmup_steps=1"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=tmp_path, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = re.findall(r"^\| (baseline|R-Drop) +\| 0\.\d{4} \(\d+/719\) +\| +\d+ \|$", done.stdout, re.MULTILINE)
+    assert rows == ["baseline", "R-Drop"]
+    assert {path.name for path in (tmp_path / "output").iterdir()} >= {"digits_baseline_seed0", "digits_rdrop_seed0"}
 
 
 @pytest.mark.real

@@ -21,19 +21,19 @@ def main():
     arguments.add_argument("--json", metavar="FILE", help="write the result there too")
     options = arguments.parse_args()
     config = load_config(options.config, options.override)
-    if options.json and not Path(options.json).resolve().parent.is_dir():
-        raise UserError(f"--json {options.json}: no such folder")
+    if options.json:  # not after minutes of evaluation
+        check_writable(options.json)
 
-    from rdrop_paddle import engine, load_weights
+    from rdrop_paddle import engine, load_weights, ranks
     from rdrop_paddle.vision.data import data_root
     from rdrop_paddle.vision.task import ImageClassification
     from rdrop_paddle.vision.weights import find_weights
 
-    rank, _ = command_line.start_ranks()
+    rank, _ = ranks.start()
     task = ImageClassification(config)
     report = load_weights(task.model, find_weights(options.weights, data_root()))
     if rank == 0:
-        print(report.summary(), flush=True)
+        print(report, flush=True)
     score = engine.evaluate(task, config.eval.split)
     target = config.eval.target_accuracy
     passed = target is None or score["accuracy"] >= target
@@ -45,6 +45,13 @@ def main():
         Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
     print(f"accuracy {score['accuracy']:.4f} ({score['correct']}/{score['total']}){verdict}", flush=True)
     return 0 if passed else 1
+
+
+def check_writable(path):
+    try:
+        Path(path).open("a").close()
+    except OSError as error:
+        raise UserError(f"cannot write --json {path}: {error.strerror}") from None
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Train the digits quickstart twice, as baseline and with R-Drop, on two CPU ranks; evaluate both and print a table.
 
 python tools/quickstart.py
-python tools/quickstart.py --seed 3
+python tools/quickstart.py --seed 3 -o train.steps=500
 """
 
 import argparse
@@ -20,17 +20,18 @@ ARMS = {"baseline": ["rdrop.passes=1", "rdrop.alpha=0"], "R-Drop": []}
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--seed", type=int, default=0, help="of both runs")
-    seed = arguments.parse_args().seed
+    arguments.add_argument("-o", "--override", nargs="+", default=[], metavar="key=value", help="for both runs")
+    options = arguments.parse_args()
     rows = {}
     for arm, overrides in ARMS.items():
-        folder = unused_folder(f"digits_{arm.lower().replace('-', '')}_seed{seed}")
-        rows[arm] = run(folder, [f"name={folder.name}", f"train.seed={seed}", *overrides])
+        folder = unused_folder(f"digits_{arm.lower().replace('-', '')}_seed{options.seed}")
+        rows[arm] = run(folder, [f"name={folder.name}", f"train.seed={options.seed}", *overrides, *options.override])
     print("\n|          | test accuracy      | training, s |\n|----------|--------------------|-------------|")
     for arm, (score, seconds) in rows.items():
         accuracy = f"{score['accuracy']:.4f} ({score['correct']}/{score['total']})"
         print(f"| {arm:<8} | {accuracy:<18} | {seconds:11.0f} |")
-    visualdl = os.path.relpath(Path(sys.executable).with_name("visualdl"))
-    print(f"\nThe curves:  {visualdl} --logdir output --host 127.0.0.1 --language en --disable-telemetry")
+    visualdl, runs = os.path.relpath(Path(sys.executable).with_name("visualdl")), os.path.relpath(ROOT / "output")
+    print(f"\nThe curves:  {visualdl} --logdir {runs} --host 127.0.0.1 --language en --disable-telemetry")
 
 
 def run(folder, overrides):

@@ -24,14 +24,14 @@ def main():
 
     import paddle
 
-    from rdrop_paddle import checkpoint, engine
+    from rdrop_paddle import checkpoint, engine, ranks
     from rdrop_paddle.runlog import RunLog, check_run_folder, run_folder
     from rdrop_paddle.vision.task import ImageClassification
 
-    rank, ranks = command_line.start_ranks()
+    rank, rank_count = ranks.start()
     if rank == 0:
         check_run_folder(config, options.resume)
-    accumulation(config.train, ranks)  # an error now rather than after minutes of reading
+    accumulation(config.train, rank_count)  # an error now rather than after minutes of reading
     paddle.seed(config.train.seed)
     task = ImageClassification(config)
     resuming = options.resume and checkpoint.latest(run_folder(config)) is not None
@@ -42,11 +42,11 @@ def main():
     if resuming:
         trainer.restore(run_folder(config))
     device = paddle.get_device()
-    with RunLog(config, rank=rank, ranks=ranks, device=device, kept_updates=trainer.updates_done) as log:
-        log.message(describe(config, task, ranks, device))
+    with RunLog(config, rank=rank, ranks=rank_count, device=device, kept_updates=trainer.updates_done) as log:
+        log.message(describe(config, task, rank_count, device))
         log.image_grid(task.example_images(16))
         if options.resume:
-            log.message(f"resuming after update {trainer.updates_done}")
+            log.message(f"resuming after update {trainer.updates_done}" if resuming else "no checkpoint yet: from update 1")
         engine.train(trainer, log)
         log.message(f"run folder: {log.folder}")
     return 0
@@ -58,7 +58,7 @@ def describe(config, task, ranks, device):
     count = len(task.images("train").labels)
     lines = [
         f"parameters       {sum(p.size for p in task.model.parameters()):,}",
-        f"initial weights  {task.weight_report.summary() if task.weight_report else 'random, or those of the checkpoint'}",
+        f"initial weights  {task.weight_report or 'random, or those of the checkpoint'}",
         f"global batch     {train.batch_size} = {train.micro_batch_size} (micro) x {ranks} (ranks) "
         f"x {accumulation(train, ranks)} (accumulation)",
         f"training images  {count:,}, {count // train.batch_size} updates an epoch, {train.steps} updates in all",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import List, Sequence
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from ..errors import UserError
@@ -40,21 +40,21 @@ class Images:
         return Images([self.images[i] for i in chosen], self.labels[chosen], self.class_names)
 
 
-def load_images(config, split):
-    """The Images of "train", "val" or "test" by a DataConfig.
+def load_splits(config, part):
+    """By a DataConfig, {"train": Images, "val": Images} of the official part "train", or {"test": Images} of "test".
 
     "val" is a stratified, seeded part of the official training images, which "train" leaves out.
 
     Raises:
         UserError: data that are absent, damaged, or too few for what the config asks.
     """
-    official = _official_images(config, "test" if split == "test" else "train")
-    if split == "test":
-        return official
+    official = _official_images(config, part)
+    if part == "test":
+        return {"test": official}
     train, val = split_indices(official.labels, config.val_fraction, config.images_per_class)
-    if split == "val" and not len(val):
-        raise UserError(f"data.val_fraction {config.val_fraction} holds out no image: raise it to evaluate on val")
-    return official.take(val if split == "val" else train)
+    if config.val_fraction > 0 and not len(val):
+        raise UserError(f"data.val_fraction {config.val_fraction} holds out no image of any class: raise it, or set 0")
+    return {"train": official.take(train), "val": official.take(val)}
 
 
 def split_indices(labels, val_fraction, images_per_class):
@@ -160,7 +160,7 @@ def _open_image(source):
     try:
         with Image.open(source) as file:
             return file.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow raises any of them
         raise UserError(f"cannot read the image {source}: {error}") from None
 
 

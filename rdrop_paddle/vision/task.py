@@ -2,8 +2,8 @@
 
 import numpy as np
 import paddle
-from paddle import distributed
 
+from .. import ranks
 from ..errors import UserError
 from . import data
 from .model import build_model
@@ -17,7 +17,7 @@ class ImageClassification:
 
     def __init__(self, config):
         self.config = config
-        self.rank, self.ranks = distributed.get_rank(), distributed.get_world_size()
+        self.rank, self.ranks = ranks.rank(), ranks.count()
         self.model = build_model(config.model)
         self._images = {}
         self.weight_report = None
@@ -36,17 +36,17 @@ class ImageClassification:
     def images(self, split):
         """The Images of a split, read on first use; rank 0 goes first, because it may have to download them."""
         if split not in self._images:
-            if self.ranks > 1 and self.rank > 0:
-                distributed.barrier()
-            images = data.load_images(self.config.data, split)
-            if self.ranks > 1 and self.rank == 0:
-                distributed.barrier()
+            if self.rank > 0:
+                ranks.wait_for_all()
+            self._images |= data.load_splits(self.config.data, "test" if split == "test" else "train")
+            if self.rank == 0:
+                ranks.wait_for_all()
+            images = self._images[split]
             if len(images.class_names) != self.config.model.classes:
                 raise UserError(
                     f"model.classes is {self.config.model.classes} but {self.config.data.name} has "
                     f"{len(images.class_names)} classes: set model.classes={len(images.class_names)}"
                 )
-            self._images[split] = images
         return self._images[split]
 
     def batches(self, split, first_update=1):
@@ -87,7 +87,7 @@ class ImageClassification:
         return paddle.stack([(logits.argmax(axis=-1) == labels).sum(), paddle.to_tensor(labels.size)])
 
     def score(self, counts):
-        """What the summed counts mean, ready for the log; the first value selects the best checkpoint."""
+        """What the summed counts mean, ready for the log; the first value, the higher the better, selects the best weights."""
         correct, total = (int(count) for count in counts)
         return {"accuracy": correct / total, "correct": correct, "total": total}
 

@@ -4,7 +4,6 @@ The layout is Paddle's: convolutions OIHW, linear layers [in, out], query, key a
 """
 
 import re
-import zipfile
 from dataclasses import dataclass, field
 from typing import Dict, List
 
@@ -37,7 +36,11 @@ def read_weights(path):
     except OSError as error:
         raise UserError(f"cannot read the weights {path}: {error.strerror}") from None
     if start[:2] == b"PK":
-        return _from_google(_read_npz(path))
+        arrays = _read_npz(path)
+        try:
+            return _from_google(arrays)
+        except (ValueError, IndexError) as error:
+            raise UserError(f"{path}: a tensor has not the shape of Google's layout ({error})") from None
     if start[8:10] in (b'{"', b"{}"):
         return _read_own_safetensors(path)
     raise UserError(f"{path}: neither a Google .npz nor a .safetensors file of this project; check the download")
@@ -47,19 +50,18 @@ def _read_npz(path):
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError, NotImplementedError) as error:
+    except Exception as error:  # a damaged file can raise anything: BadZipFile, zlib.error, TokenError, RuntimeError, ...
         raise UserError(f"{path}: damaged .npz file ({error}); download it again") from None
 
 
 def _read_own_safetensors(path):
     try:
         with safe_open(str(path), framework="numpy") as archive:
-            metadata = archive.metadata() or {}
+            if (archive.metadata() or {}).get("format") != WEIGHT_FORMAT:
+                raise UserError(f"{path}: a .safetensors file that this project did not write; only its own can be read")
             tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: damaged .safetensors file ({error}); fetch it again") from None
-    if metadata.get("format") != WEIGHT_FORMAT:
-        raise UserError(f"{path}: a .safetensors file that this project did not write; only its own can be read")
     return ForeignWeights(WEIGHT_FORMAT, tensors, {name: name for name in tensors})
 
 

@@ -20,7 +20,7 @@ class Row(NamedTuple):
 
 @dataclass
 class WeightReport:
-    """Every tensor of the model and of the file, with what was done; `str()` gives it as a table."""
+    """Every tensor of the model and of the file, with what was done; `str()` is the summary and all rows but "loaded"."""
 
     path: str
     format: str
@@ -36,8 +36,9 @@ class WeightReport:
         return f"{self.path} ({self.format}): {counts}"
 
     def __str__(self):
-        width = max((len(row.name) for row in self.rows), default=0)
-        return "\n".join([self.summary(), *(f"{r.name:<{width}}  {r.action:<10}  {r.detail}" for r in self.rows)])
+        special = [row for row in self.rows if row.action != "loaded"]
+        width = max((len(row.name) for row in special), default=0)
+        return "\n".join([self.summary(), *(f"  {r.name:<{width}}  {r.action:<10}  {r.detail}" for r in special)])
 
 
 def load_weights(model, path, *, strict=True, reset_head=False):
@@ -60,8 +61,8 @@ def load_weights(model, path, *, strict=True, reset_head=False):
     if reset_head:
         unknown = [name for name in unknown if not name.startswith("pre_logits/")]
         report.rows += [Row(name, "dropped", "belongs to the old head") for name in found.unknown if name not in unknown]
-    state = {}
-    for name, parameter in model.state_dict().items():
+    state, parameters = {}, model.state_dict()
+    for name, parameter in parameters.items():
         shape = list(parameter.shape)
         array = tensors.pop(name, None)
         detail = f"{found.origin.get(name, '')} {shape}"
@@ -81,7 +82,6 @@ def load_weights(model, path, *, strict=True, reset_head=False):
     report.rows += [Row(name, "unexpected", "not in the model") for name in [*tensors, *unknown]]
     if strict:
         _refuse_leftovers(report)
-    parameters = model.state_dict()
     for name, array in state.items():
         parameters[name].set_value(array.astype("float32", copy=False))
     return report

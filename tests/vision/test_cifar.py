@@ -10,6 +10,7 @@ import threading
 
 import numpy as np
 import pytest
+from conftest import Payload
 
 from rdrop_paddle import UserError
 from rdrop_paddle.vision import cifar
@@ -71,18 +72,10 @@ def test_a_missing_member_is_named(small_cifar, tmp_path):
         cifar.read(archive, tmp_path, "test")
 
 
-class Hostile:
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __reduce__(self):
-        return os.mkdir, (self.folder,)
-
-
 @pytest.mark.parametrize("official_md5", [True, False])
 def test_a_hostile_member_is_not_run(small_cifar, tmp_path, official_md5):
     target = tmp_path / "payload"
-    archive, path = small_cifar(Hostile(str(target)))
+    archive, path = small_cifar(Payload(os.mkdir, str(target)))
     if official_md5:  # stopped by the checksum
         archive, message = cifar.CIFAR100, "md5"
     else:  # were the checksum broken, stopped by the unpickler

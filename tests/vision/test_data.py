@@ -93,14 +93,14 @@ def test_held_out_part_and_subset_are_stratified_disjoint_and_fixed():
 
 
 def test_digits_are_real_and_split_once(tiny_config):
-    splits = {split: data.load_images(tiny_config().data, split) for split in ("train", "val", "test")}
+    splits = data.load_splits(tiny_config().data, "train") | data.load_splits(tiny_config().data, "test")
     assert {split: len(images.labels) for split, images in splits.items()} == {"train": 862, "val": 216, "test": 719}
     assert all(images.images[0].shape == (8, 8, 3) and images.images[0].dtype == np.uint8 for images in splits.values())
     assert max(image.max() for image in splits["test"].images) == 255
 
 
 def read(config, workers, rank=0, ranks=1):
-    source = data.load_images(config.data, "train")
+    source = data.load_splits(config.data, "train")["train"]
     dataset = data.ImageDataset(source, 8, seed=3, crop_scale=0.3, flip=True)
     order = data.training_order(
         len(source.labels), 3, batch_size=16, micro_batch_size=8, rank=rank, ranks=ranks, first_update=1
@@ -128,7 +128,7 @@ def test_a_fault_while_reading_reaches_the_reader(tmp_path, workers):
 
 
 def test_epochs_and_seeds_augment_differently_and_evaluation_never_does(tiny_config):
-    source = data.load_images(tiny_config().data, "train")
+    source = data.load_splits(tiny_config().data, "train")["train"]
     augmented = data.ImageDataset(source, 16, seed=3, crop_scale=0.3)
     other_seed = data.ImageDataset(source, 16, seed=4, crop_scale=0.3)
     assert (augmented[0, 5][0] == augmented[0, 5][0]).all()
@@ -156,20 +156,21 @@ def image_folder(tmp_path):
 
 def test_an_image_folder(image_folder, tiny_config):
     config = tiny_config("data.name=folder", f"data.path={image_folder}", "data.val_fraction=0.5").data
-    train, val, test = (data.load_images(config, split) for split in ("train", "val", "test"))
+    train, val = data.load_splits(config, "train").values()
+    test = data.load_splits(config, "test")["test"]
     assert train.class_names == ["cat", "dog"]
     assert [len(s.labels) for s in (train, val, test)] == [6, 6, 4] and test.labels.tolist() == [0, 0, 1, 1]
     assert data.ImageDataset(test, 16)[0, 3][0].shape == (16, 16, 3)
 
 
 def test_faults_of_an_image_folder_are_named(image_folder, tiny_config, tmp_path):
-    def load(split, path=image_folder):
-        return data.load_images(tiny_config("data.name=folder", f"data.path={path}").data, split)
+    def load(part, path=image_folder):
+        return data.load_splits(tiny_config("data.name=folder", f"data.path={path}").data, part)
 
     with pytest.raises(UserError, match="needs train/<class>"):
         load("train", tmp_path / "absent")
     (image_folder / "val" / "cat" / "broken.png").write_bytes(b"no image")
-    images = load("test")
+    images = load("test")["test"]
     with pytest.raises(UserError, match=r"cannot read the image .*broken.png"):
         [data.ImageDataset(images, 8)[0, i] for i in range(len(images.labels))]
     (image_folder / "val" / "horse").mkdir()
@@ -182,6 +183,6 @@ def test_a_head_of_another_size_than_the_data_is_an_error(tiny_config):
         ImageClassification(tiny_config("model.classes=7")).batches("test")
 
 
-def test_evaluating_on_a_held_out_part_that_is_empty_is_an_error(tiny_config):
-    with pytest.raises(UserError, match="data.val_fraction 0.0 holds out no image"):
-        ImageClassification(tiny_config("data.val_fraction=0")).batches("val")
+def test_a_share_that_holds_out_nothing_is_an_error(tiny_config):
+    with pytest.raises(UserError, match="data.val_fraction 0.001 holds out no image of any class"):
+        ImageClassification(tiny_config("data.val_fraction=0.001")).images("train")

@@ -1,6 +1,7 @@
 import numpy as np
 import paddle
 import pytest
+from scipy.special import erf
 
 from rdrop_paddle import UserError, VisionTransformer, build_model
 from rdrop_paddle.config import BASE, load_config
@@ -89,11 +90,9 @@ def test_dropout_sits_where_the_recipe_says(tiny_config):
     assert set(aistudio.values()) == {0.1}
 
 
-def numpy_block(block, x, heads):
-    """One block written out in numpy float64, with the exact GELU and the attention as in the paper."""
-    from scipy.special import erf
-
-    weight = {name: p.numpy().astype("float64") for name, p in block.named_parameters()}
+def numpy_vit(model, images, patch, heads):
+    """The ViT of arXiv 2010.11929 written out in numpy float64: one patch and one head at a time, exact GELU."""
+    weight = {name: p.numpy().astype("float64") for name, p in model.named_parameters()}
 
     def norm(x, name):
         centred = x - x.mean(-1, keepdims=True)
@@ -103,25 +102,38 @@ def numpy_block(block, x, heads):
     def linear(x, name):
         return x @ weight[f"{name}.weight"] + weight[f"{name}.bias"]
 
-    n, length, width = x.shape
-    qkv = linear(norm(x, "norm1"), "attn.qkv").reshape(n, length, 3, heads, width // heads)
-    query, key, value = qkv.transpose(2, 0, 3, 1, 4)
-    scores = query @ key.swapaxes(-1, -2) / np.sqrt(width // heads)
-    scores = np.exp(scores - scores.max(-1, keepdims=True))
-    mixed = (scores / scores.sum(-1, keepdims=True)) @ value
-    x = x + linear(mixed.transpose(0, 2, 1, 3).reshape(n, length, width), "attn.proj")
-    hidden = linear(norm(x, "norm2"), "mlp.fc1")
-    return x + linear(hidden * 0.5 * (1 + erf(hidden / np.sqrt(2))), "mlp.fc2")
+    def attention(x, name):
+        query, key, value = np.split(linear(x, f"{name}.qkv"), 3, axis=-1)
+        mixed = []
+        for q, k, v in zip(*(np.split(part, heads, axis=-1) for part in (query, key, value))):
+            scores = np.exp(q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1]))
+            mixed.append(scores / scores.sum(-1, keepdims=True) @ v)
+        return linear(np.concatenate(mixed, axis=-1), f"{name}.proj")
+
+    side = images.shape[-1] // patch
+    kernel = weight["patch_embed.proj.weight"]  # [D, 3, P, P]
+    patches = [
+        np.einsum("ncyx,dcyx->nd", images[:, :, r * patch : (r + 1) * patch, c * patch : (c + 1) * patch], kernel)
+        for r in range(side)
+        for c in range(side)
+    ]
+    tokens = np.stack(patches, axis=1) + weight["patch_embed.proj.bias"]
+    x = np.concatenate([np.repeat(weight["cls_token"], len(images), axis=0), tokens], axis=1) + weight["pos_embed"]
+    for i in range(len(model.blocks)):
+        x = x + attention(norm(x, f"blocks.{i}.norm1"), f"blocks.{i}.attn")
+        hidden = linear(norm(x, f"blocks.{i}.norm2"), f"blocks.{i}.mlp.fc1")
+        x = x + linear(hidden * 0.5 * (1 + erf(hidden / np.sqrt(2))), f"blocks.{i}.mlp.fc2")
+    return linear(norm(x, "norm")[:, 0], "head")
 
 
-def test_a_block_is_the_papers_formula(tiny_config):
-    block = build_model(tiny_config().model).blocks[0]
-    block.eval()
-    for parameter in block.parameters():
-        parameter.set_value(np.random.default_rng(parameter.size).normal(0, 0.5, parameter.shape).astype("float32"))
-    x = np.random.default_rng(1).normal(size=[2, 5, 16])
-    found = block(paddle.to_tensor(x.astype("float32"))).numpy()
-    np.testing.assert_allclose(found, numpy_block(block, x, heads=2), atol=2e-5)
+def test_the_logits_are_the_papers_formula(tiny_config):
+    model = build_model(tiny_config().model)
+    model.eval()
+    for seed, parameter in enumerate(model.parameters()):
+        parameter.set_value(np.random.default_rng(seed).normal(0, 0.5, parameter.shape).astype("float32"))
+    images = np.random.default_rng(99).uniform(-1, 1, [2, 3, 8, 8])
+    found = model(paddle.to_tensor(images.astype("float32"))).numpy()
+    np.testing.assert_allclose(found, numpy_vit(model, images, patch=4, heads=2), atol=5e-5)
 
 
 def test_numbers_replace_those_of_the_name():

@@ -88,6 +88,33 @@ def test_what_does_not_fit_is_an_error_or_a_row(model, google_npz, changes, mess
     assert name in load_weights(model, path, strict=False).names(action)
 
 
+@pytest.mark.parametrize("name", ["embedding/kernel", "{a}/out/kernel", "{a}/key/kernel", "{a}/query/bias"])
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3, 4), (1, 2, 3, 4, 5)])
+def test_any_other_shape_in_an_npz_is_a_user_error(model, google_npz, name, shape):
+    name = name.format(a="Transformer/encoderblock_0/MultiHeadDotProductAttention_1")
+    path, _ = google_npz(model, {name: np.zeros(shape, "float32")})
+    with pytest.raises(UserError, match="google.npz"):
+        load_weights(model, path)
+
+
+def test_any_flipped_byte_in_an_npz_is_a_user_error_or_changes_nothing(model, google_npz):
+    path, _ = google_npz(model)
+    content = path.read_bytes()
+    load_weights(model, path)
+    expected = model_arrays(model)
+    rng = np.random.default_rng(0)
+    for position in rng.integers(0, len(content), 300):
+        damaged = bytearray(content)
+        damaged[position] ^= int(rng.integers(1, 256))
+        path.write_bytes(damaged)
+        try:
+            load_weights(model, path)
+        except UserError:
+            continue
+        found = model_arrays(model)
+        assert all(found[name].tobytes() == expected[name].tobytes() for name in expected)
+
+
 def test_attention_biases_are_never_dropped_without_a_word(model, google_npz, tiny_config):
     path, _ = google_npz(model)
     with pytest.raises(UserError, match="blocks.0.attn.qkv.bias unexpected"):

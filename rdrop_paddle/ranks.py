@@ -1,0 +1,46 @@
+"""The processes of one training run: who this is, waiting for each other, sums over all."""
+
+import itertools
+import os
+import time
+
+from paddle import distributed
+
+_waits = itertools.count()  # every rank waits in the same order, so that equal numbers mean the same wait
+
+
+def start():
+    """Connect the ranks when Paddle's launcher started several; returns (rank, ranks)."""
+    if int(os.environ.get("PADDLE_TRAINERS_NUM", 1)) > 1:
+        distributed.init_parallel_env()
+    return rank(), count()
+
+
+def rank():
+    return distributed.get_rank()
+
+
+def count():
+    return distributed.get_world_size()
+
+
+def wait_for_all():
+    """Return once every rank has called this, however long that takes.
+
+    A collective is no substitute: on the CPU gloo gives up after 30 seconds, which a download or a slower rank may need.
+    """
+    if count() == 1:
+        return
+    from paddle.base import core
+
+    store, key = core.create_or_get_global_tcp_store(), f"rdrop_paddle/wait/{next(_waits)}"
+    store.add(key, 1)
+    while store.add(key, 0) < count():
+        time.sleep(0.01)
+
+
+def sum_over_all(tensor):
+    """The sum of `tensor` over the ranks, in place; it is the same on every rank."""
+    if count() > 1:
+        distributed.all_reduce(tensor)
+    return tensor
