@@ -100,6 +100,11 @@ def test_under_the_launcher_a_users_error_is_status_2_too(run_tool, tiny_overrid
     assert "give for example 64, 128, 192" in error_of(done)
 
 
+@pytest.mark.launcher
+def test_the_status_is_2_even_when_rank_0_fails_last(run_tool):
+    assert error_of(run_tool("tests/failing_worker.py", ranks=2)) == "error: no data"
+
+
 def cifar(tmp_path):
     return ["data.name=cifar100", f"data.path={tmp_path / 'cifar-100-python.tar.gz'}", "model.classes=100"]
 
