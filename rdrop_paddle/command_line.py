@@ -12,8 +12,13 @@ GRACE = 20  # seconds that a rank waits for rank 0 to fail the same way
 
 
 def parser(doc):
-    """An ArgumentParser with -c and -o whose errors are UserErrors; `doc` is the tool's docstring."""
-    arguments = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    """An ArgumentParser whose errors are UserErrors; `doc` is the tool's docstring."""
+    return _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+
+
+def config_parser(doc):
+    """A `parser` with -c and -o."""
+    arguments = parser(doc)
     arguments.add_argument("-c", "--config", required=True, help="YAML file, see configs/")
     arguments.add_argument(
         "-o", "--override", nargs="+", action="extend", default=[], metavar="key=value", help="e.g. train.steps=300"

@@ -16,8 +16,9 @@ from rdrop_paddle import UserError, command_line, load_config
 
 
 def main():
-    arguments = command_line.parser(__doc__)
+    arguments = command_line.config_parser(__doc__)
     arguments.add_argument("--weights", required=True, help="weight file, or a bare name under RDROP_DATA")
+    arguments.add_argument("--sha256", help="what the weight file's must be")
     arguments.add_argument("--json", metavar="FILE", help="write the result there too")
     options = arguments.parse_args()
     config = load_config(options.config, options.override)
@@ -31,7 +32,7 @@ def main():
 
     rank, _ = ranks.start()
     task = ImageClassification(config)
-    report = load_weights(task.model, find_weights(options.weights, data_root()))
+    report = load_weights(task.model, find_weights(options.weights, data_root()), sha256=options.sha256)
     if rank == 0:
         print(report, flush=True)
     score = engine.evaluate(task, config.eval.split)

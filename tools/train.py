@@ -17,7 +17,7 @@ from rdrop_paddle.config import accumulation
 
 
 def main():
-    arguments = command_line.parser(__doc__)
+    arguments = command_line.config_parser(__doc__)
     arguments.add_argument("--resume", action="store_true", help="continue the run folder from its latest checkpoint")
     options = arguments.parse_args()
     config = load_config(options.config, options.override)

@@ -1,71 +1,176 @@
-"""Reading released weights: recognise the format by content and give tensors this project's names and layout.
+"""The naming schemes of released ViTs, recognised by content, to and from this project's names and layout.
 
-The layout is Paddle's: convolutions OIHW, linear layers [in, out], query, key and value fused in this order.
+The layout is Paddle's: convolutions OIHW, linear layers [in, out], query, key and value fused in this order. The names are
+those of PaddleClas and timm.
 """
 
 import re
 from dataclasses import dataclass, field
-from typing import Dict, List
+from pathlib import Path
+from typing import Dict, List, Tuple
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+import paddle
+import safetensors.numpy
 
 from ..checkpoint import WEIGHT_FORMAT
 from ..errors import UserError
+from .weight_files import read_weight_file
+
+HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}  # attention heads by width, in every released ViT
+WRAPPERS = ("_layers.", "module.")  # what Paddle's and torch's DataParallel put before each name
 
 
 @dataclass
-class ForeignWeights:
-    """Tensors under this project's names; `origin` tells how each was made, `unknown` lists names with no meaning here."""
+class SourceWeights:
+    """Tensors under this project's names; `made` tells how each came about as (action, detail) for the report.
+
+    `unknown` lists names of the file that mean nothing here.
+    """
 
     format: str
+    sha256: str
     tensors: Dict[str, np.ndarray] = field(default_factory=dict)
-    origin: Dict[str, str] = field(default_factory=dict)
+    made: Dict[str, Tuple[str, str]] = field(default_factory=dict)
     unknown: List[str] = field(default_factory=list)
+
+    def add(self, name, array, action, detail):
+        self.tensors[name] = array
+        self.made[name] = (action, detail)
 
 
 def read_weights(path):
-    """The tensors of a weight file.
+    """The tensors of a weight file of any released format.
 
     Raises:
-        UserError: the file is absent, damaged, or of no known format.
+        UserError: the file is absent, damaged, of no known format, or asks for more than tensors.
     """
+    file = read_weight_file(path)
+    arrays, prefix = _without_wrapper(file.arrays)
     try:
-        with open(path, "rb") as file:
-            start = file.read(10)
+        if any(name.startswith(("Transformer/", "embedding/")) for name in arrays):
+            weights = _from_google(arrays, file.sha256)
+        elif any(".attention.attention." in name for name in arrays):
+            weights = _from_transformers(arrays, file.sha256)
+        elif file.metadata.get("format") == WEIGHT_FORMAT:
+            weights = _as_it_is("rdrop_paddle .safetensors", arrays, file.sha256)
+        elif file.container == "paddle":
+            weights = _as_it_is("PaddleClas .pdparams", arrays, file.sha256)
+        elif "cls_token" in arrays and file.container in ("torch", "safetensors"):
+            weights = _from_timm(file.container, arrays, file.sha256)
+        else:
+            raise UserError(f"{path}: its tensors are those of no known ViT ({', '.join(list(arrays)[:3]) or 'none'} ...)")
+    except (ValueError, IndexError) as error:
+        raise UserError(f"{path}: a tensor has not the shape that its name stands for ({error})") from None
+    if prefix:
+        weights.format += f", prefix {prefix} removed"
+    return weights
+
+
+def write_weights(weights, path, heads=None):
+    """Write SourceWeights by the suffix of `path`: Google's .npz, timm-named .safetensors, or PaddleClas .pdparams.
+
+    Args:
+        heads: attention heads, for .npz only, where each has a kernel of its own; None = as in every released ViT
+            of this width.
+
+    Raises:
+        UserError: another suffix, unknown tensors, a number of heads that does not fit, or a file that cannot be written.
+    """
+    path = Path(path)
+    if weights.unknown:
+        raise UserError(f"{', '.join(weights.unknown[:3])}: unknown, nothing was written")
+    unfinished = path.with_name(f"{path.name}.part{path.suffix}")  # numpy appends .npz to any other name
+    tensors = {name: np.ascontiguousarray(array) for name, array in weights.tensors.items()}
+    try:
+        if path.suffix == ".npz":
+            np.savez(unfinished, **to_google(tensors, heads or _usual_heads(tensors)))
+        elif path.suffix == ".safetensors":
+            arrays = {name: np.ascontiguousarray(array) for name, array in to_timm(tensors).items()}
+            unfinished.write_bytes(safetensors.numpy.save(arrays, metadata={"format": "pt"}))
+        elif path.suffix == ".pdparams":
+            paddle.save(tensors, str(unfinished))
+        else:
+            raise UserError(f"{path}: name it .npz, .safetensors or .pdparams")
+        unfinished.replace(path)
     except OSError as error:
-        raise UserError(f"cannot read the weights {path}: {error.strerror}") from None
-    if start[:2] == b"PK":
-        arrays = _read_npz(path)
-        try:
-            return _from_google(arrays)
-        except (ValueError, IndexError) as error:
-            raise UserError(f"{path}: a tensor has not the shape of Google's layout ({error})") from None
-    if start[8:10] in (b'{"', b"{}"):
-        return _read_own_safetensors(path)
-    raise UserError(f"{path}: neither a Google .npz nor a .safetensors file of this project; check the download")
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
 
 
-def _read_npz(path):
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except Exception as error:  # a damaged file can raise anything: BadZipFile, zlib.error, TokenError, RuntimeError, ...
-        raise UserError(f"{path}: damaged .npz file ({error}); download it again") from None
+def _usual_heads(tensors):
+    width = tensors["cls_token"].shape[-1] if "cls_token" in tensors else None
+    if width not in HEADS:
+        raise UserError(f"no released ViT has the width {width}: give the number of heads with --heads")
+    return HEADS[width]
 
 
-def _read_own_safetensors(path):
-    try:
-        with safe_open(str(path), framework="numpy") as archive:
-            if (archive.metadata() or {}).get("format") != WEIGHT_FORMAT:
-                raise UserError(f"{path}: a .safetensors file that this project did not write; only its own can be read")
-            tensors = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: damaged .safetensors file ({error}); fetch it again") from None
-    return ForeignWeights(WEIGHT_FORMAT, tensors, {name: name for name in tensors})
+def _without_wrapper(arrays):
+    for prefix in WRAPPERS:
+        if arrays and all(name.startswith(prefix) for name in arrays):
+            return {name[len(prefix) :]: array for name, array in arrays.items()}, prefix
+    return arrays, ""
 
 
-# Google's flax names outside the attention, and what they are here; a kernel is [in, out] in both
+def _as_it_is(label, arrays, sha256):
+    weights = SourceWeights(label, sha256)
+    for name, array in arrays.items():
+        weights.add(name, array, "loaded", name)
+    return weights
+
+
+def _from_timm(container, arrays, sha256):
+    weights = SourceWeights(f"timm {'.pth' if container == 'torch' else '.safetensors'}", sha256)
+    for name, array in arrays.items():
+        if _is_linear(name, array):
+            weights.add(name, array.T, "transposed", name)
+        else:
+            weights.add(name, array, "loaded", name)
+    return weights
+
+
+def to_timm(tensors):
+    """{name: array} in torch's layout, with timm's names."""
+    return {name: array.T if _is_linear(name, array) else array for name, array in tensors.items()}
+
+
+def _is_linear(name, array):
+    """A linear layer's weight, which is [out, in] in torch and [in, out] here."""
+    return name.endswith(".weight") and array.ndim == 2
+
+
+_TRANSFORMERS_NAMES = [
+    (r"embeddings\.cls_token", "cls_token"),
+    (r"embeddings\.position_embeddings", "pos_embed"),
+    (r"embeddings\.patch_embeddings\.projection\.(weight|bias)", r"patch_embed.proj.\1"),
+    (r"encoder\.layer\.(\d+)\.layernorm_before\.(weight|bias)", r"blocks.\1.norm1.\2"),
+    (r"encoder\.layer\.(\d+)\.layernorm_after\.(weight|bias)", r"blocks.\1.norm2.\2"),
+    (r"encoder\.layer\.(\d+)\.attention\.output\.dense\.(weight|bias)", r"blocks.\1.attn.proj.\2"),
+    (r"encoder\.layer\.(\d+)\.intermediate\.dense\.(weight|bias)", r"blocks.\1.mlp.fc1.\2"),
+    (r"encoder\.layer\.(\d+)\.output\.dense\.(weight|bias)", r"blocks.\1.mlp.fc2.\2"),
+    (r"layernorm\.(weight|bias)", r"norm.\1"),
+    (r"classifier\.(weight|bias)", r"head.\1"),
+    (r"pooler\.dense\.(weight|bias)", r"pre_logits.fc.\1"),
+]
+_TRANSFORMERS_QKV = re.compile(r"encoder\.layer\.(\d+)\.attention\.attention\.(query|key|value)\.(weight|bias)")
+
+
+def _from_transformers(arrays, sha256):
+    weights, parts = SourceWeights("Hugging Face transformers .safetensors", sha256), {}
+    for source, array in arrays.items():
+        short = source.removeprefix("vit.")
+        if match := _TRANSFORMERS_QKV.fullmatch(short):
+            block, part, kind = match.groups()
+            parts.setdefault(f"blocks.{block}.attn.qkv.{kind}", {})[part] = array.T
+        elif name := _renamed(_TRANSFORMERS_NAMES, short):
+            linear = _is_linear(name, array)
+            weights.add(name, array.T if linear else array, "transposed" if linear else "loaded", source)
+        else:
+            weights.unknown.append(source)
+    _fuse(weights, parts)
+    return weights
+
+
+# Google's flax names outside the attention; a kernel is [in, out] as here
 _GOOGLE_NAMES = [
     (r"cls", "cls_token"),
     (r"embedding/kernel", "patch_embed.proj.weight"),
@@ -81,6 +186,8 @@ _GOOGLE_NAMES = [
     (r"Transformer/encoderblock_(\d+)/MlpBlock_3/Dense_1/bias", r"blocks.\1.mlp.fc2.bias"),
     (r"Transformer/encoder_norm/scale", "norm.weight"),
     (r"Transformer/encoder_norm/bias", "norm.bias"),
+    (r"pre_logits/kernel", "pre_logits.fc.weight"),
+    (r"pre_logits/bias", "pre_logits.fc.bias"),
     (r"head/kernel", "head.weight"),
     (r"head/bias", "head.bias"),
 ]
@@ -89,36 +196,76 @@ _GOOGLE_ATTENTION = re.compile(
 )
 
 
-def _from_google(arrays):
-    weights = ForeignWeights("Google .npz")
-    fused = {}  # name of a fused tensor -> its parts by source
+def _from_google(arrays, sha256):
+    weights, parts = SourceWeights("Google .npz", sha256), {}
     for source, array in arrays.items():
-        if attention := _GOOGLE_ATTENTION.fullmatch(source):
-            block, part, kind = attention.groups()
-            kind_here = "weight" if kind == "kernel" else "bias"
-            if part == "out":  # kernel [H, D/H, D], bias [D]
-                name = f"blocks.{block}.attn.proj.{kind_here}"
-                weights.tensors[name] = array.reshape(-1, array.shape[-1]) if kind == "kernel" else array
-                weights.origin[name] = source
-            else:  # kernel [D, H, D/H], bias [H, D/H]
+        if match := _GOOGLE_ATTENTION.fullmatch(source):
+            block, part, kind = match.groups()
+            here = "weight" if kind == "kernel" else "bias"
+            if part != "out":  # kernel [D, H, D/H], bias [H, D/H]
                 flat = array.reshape(array.shape[0], -1) if kind == "kernel" else array.reshape(-1)
-                fused.setdefault(f"blocks.{block}.attn.qkv.{kind_here}", {})[part] = flat
-        elif name := _google_name(source):
-            weights.tensors[name] = array.transpose(3, 2, 0, 1) if name == "patch_embed.proj.weight" else array
-            weights.origin[name] = source
+                parts.setdefault(f"blocks.{block}.attn.qkv.{here}", {})[part] = flat
+            elif kind == "kernel":  # [H, D/H, D]
+                weights.add(f"blocks.{block}.attn.proj.weight", array.reshape(-1, array.shape[-1]), "reshaped", source)
+            else:
+                weights.add(f"blocks.{block}.attn.proj.bias", array, "loaded", source)
+        elif (name := _renamed(_GOOGLE_NAMES, source)) == "patch_embed.proj.weight":
+            weights.add(name, array.transpose(3, 2, 0, 1), "transposed", source)
+        elif name:
+            weights.add(name, array, "loaded", source)
         else:
             weights.unknown.append(source)
-    for name, parts in fused.items():
-        if set(parts) == {"query", "key", "value"}:
-            weights.tensors[name] = np.concatenate([parts["query"], parts["key"], parts["value"]], axis=-1)
-            weights.origin[name] = "query, key, value fused"
-        else:
-            weights.unknown.extend(f"{part} of {name}" for part in parts)
+    _fuse(weights, parts)
     return weights
 
 
-def _google_name(source):
-    for pattern, name in _GOOGLE_NAMES:
+def to_google(tensors, heads):
+    """{name: array} in the layout of Google's .npz files, with one kernel per head.
+
+    Raises:
+        UserError: a tensor that Google's files do not have, or a width that the heads do not divide.
+    """
+    width = tensors["cls_token"].shape[-1]
+    if width % heads:
+        raise UserError(f"{heads} heads do not divide the width {width}: give another --heads")
+    arrays = {}
+    for name, array in tensors.items():
+        if match := re.fullmatch(r"blocks\.(\d+)\.attn\.(qkv|proj)\.(weight|bias)", name):
+            block, part, kind = match.groups()
+            prefix = f"Transformer/encoderblock_{block}/MultiHeadDotProductAttention_1"
+            there = "kernel" if kind == "weight" else "bias"
+            if part == "qkv":
+                for third, values in zip(("query", "key", "value"), np.split(array, 3, axis=-1)):
+                    arrays[f"{prefix}/{third}/{there}"] = values.reshape(*values.shape[:-1], heads, -1)
+            else:
+                arrays[f"{prefix}/out/{there}"] = array.reshape(heads, -1, array.shape[-1]) if kind == "weight" else array
+        elif name == "patch_embed.proj.weight":
+            arrays["embedding/kernel"] = array.transpose(2, 3, 1, 0)
+        else:
+            arrays[_google_name(name)] = array
+    return arrays
+
+
+def _google_name(name):
+    """The inverse of _GOOGLE_NAMES."""
+    for google, here in _GOOGLE_NAMES:
+        pattern = re.escape(here).replace(r"\\1", r"(\d+)")
+        if match := re.fullmatch(pattern, name):
+            return google.replace(r"(\d+)", match.group(1)) if match.groups() else google
+    raise UserError(f"{name} has no place in Google's .npz layout")
+
+
+def _renamed(names, source):
+    for pattern, name in names:
         if match := re.fullmatch(pattern, source):
             return match.expand(name)
     return None
+
+
+def _fuse(weights, parts):
+    for name, thirds in parts.items():
+        if set(thirds) == {"query", "key", "value"}:
+            array = np.concatenate([thirds["query"], thirds["key"], thirds["value"]], axis=-1)
+            weights.add(name, array, "fused", "query, key and value side by side")
+        else:
+            weights.unknown += [f"{part} of {name}" for part in thirds]

@@ -11,7 +11,11 @@ from .weight_formats import read_weights
 
 
 class Row(NamedTuple):
-    """What became of one tensor. `action` is loaded, resized, reset, dropped, missing, unexpected or misshapen."""
+    """What became of one tensor.
+
+    `action` is loaded, transposed, reshaped, fused, resized or reset, if the model has a value for it now; dropped,
+    missing, unexpected or misshapen otherwise.
+    """
 
     name: str
     action: str
@@ -20,71 +24,89 @@ class Row(NamedTuple):
 
 @dataclass
 class WeightReport:
-    """Every tensor of the model and of the file, with what was done; `str()` is the summary and all rows but "loaded"."""
+    """Every tensor of the model and of the file, with what was done; `str()` tells what is worth a look."""
 
     path: str
     format: str
+    sha256: str
     rows: List[Row] = field(default_factory=list)
 
     def names(self, action):
         return [row.name for row in self.rows if row.action == action]
 
     def summary(self):
-        """One line: the format, and how many tensors each action befell."""
+        """One line: the format, how many tensors each action befell, and the file's checksum."""
         actions = list(dict.fromkeys(row.action for row in self.rows))
         counts = ", ".join(f"{len(self.names(action))} {action}" for action in actions)
-        return f"{self.path} ({self.format}): {counts}"
+        return f"{self.path} ({self.format}): {counts}, sha256 {self.sha256}"
+
+    def table(self, rows=None):
+        """The summary, then a line for each of `rows`, by default all."""
+        rows = self.rows if rows is None else rows
+        width = max((len(row.name) for row in rows), default=0)
+        return "\n".join([self.summary(), *(f"  {r.name:<{width}}  {r.action:<10}  {r.detail}" for r in rows)])
 
     def __str__(self):
-        special = [row for row in self.rows if row.action != "loaded"]
-        width = max((len(row.name) for row in special), default=0)
-        return "\n".join([self.summary(), *(f"  {r.name:<{width}}  {r.action:<10}  {r.detail}" for r in special)])
+        return self.table([row for row in self.rows if row.action not in ("loaded", "transposed", "reshaped", "fused")])
 
 
-def load_weights(model, path, *, strict=True, reset_head=False):
+def load_weights(model, path, *, strict=True, reset_head=False, sha256=None):
     """Load the weights at `path` into `model` and return the WeightReport.
 
     Args:
         model: a VisionTransformer; changed only when nothing is wrong.
-        path: a Google .npz file, or a .safetensors file of this project.
+        path: weights as released by Google (.npz), timm (.safetensors, .pth), Hugging Face transformers
+            (.safetensors), PaddleClas or AI Studio (.pdparams), or this project's own (.safetensors).
         strict: a tensor that is missing, unexpected or misshapen is an error; otherwise it is a row of the report.
         reset_head: set the head to zero instead of loading it, to fine-tune from a pretrained model; a `pre_logits`
             layer, which belongs to the old head, is then dropped.
+        sha256: what the file's must be; without it a file of the same name with .sha256 behind it is looked for.
 
     Raises:
-        UserError: an unreadable file, or tensors that do not fit.
+        UserError: an unreadable file, another checksum, or tensors that do not fit.
     """
     found = read_weights(path)
-    report = WeightReport(str(path), found.format)
+    _check_sha256(path, found.sha256, sha256)
+    report = WeightReport(str(path), found.format, found.sha256)
     tensors = dict(found.tensors)
-    unknown = list(found.unknown)
     if reset_head:
-        unknown = [name for name in unknown if not name.startswith("pre_logits/")]
-        report.rows += [Row(name, "dropped", "belongs to the old head") for name in found.unknown if name not in unknown]
+        for name in [name for name in tensors if name.startswith("pre_logits.")]:
+            del tensors[name]
+            report.rows.append(Row(name, "dropped", "belongs to the old head"))
     state, parameters = {}, model.state_dict()
     for name, parameter in parameters.items():
         shape = list(parameter.shape)
         array = tensors.pop(name, None)
-        detail = f"{found.origin.get(name, '')} {shape}"
         if reset_head and name.startswith("head."):
             state[name] = np.zeros(shape, "float32")
             report.rows.append(Row(name, "reset", f"zero {shape}"))
         elif array is None:
             report.rows.append(Row(name, "missing", f"expected {shape}"))
+        elif array.dtype.kind != "f":
+            report.rows.append(Row(name, "misshapen", f"type {array.dtype} in the file, a float in the model"))
         elif list(array.shape) == shape:
             state[name] = array
-            report.rows.append(Row(name, "loaded", detail))
+            action, source = found.made[name]
+            report.rows.append(Row(name, action, f"{source} {shape}"))
         elif name == "pos_embed" and _is_position_embedding(array, shape):
             state[name] = resize_position_embedding(array, shape[1])
             report.rows.append(Row(name, "resized", f"{list(array.shape)} to {shape}, bilinear"))
         else:
             report.rows.append(Row(name, "misshapen", f"{list(array.shape)} in the file, {shape} in the model"))
-    report.rows += [Row(name, "unexpected", "not in the model") for name in [*tensors, *unknown]]
+    report.rows += [Row(name, "unexpected", "not in the model") for name in [*tensors, *found.unknown]]
     if strict:
         _refuse_leftovers(report)
     for name, array in state.items():
         parameters[name].set_value(array.astype("float32", copy=False))
     return report
+
+
+def _check_sha256(path, found, expected):
+    beside = Path(f"{path}.sha256")
+    if expected is None and beside.exists():
+        expected = (beside.read_text().split() or [""])[0]  # as sha256sum writes it: the digest, then the name
+    if expected is not None and found != expected.lower():
+        raise UserError(f"{path}: sha256 {found}, expected {expected}; download it again")
 
 
 def find_weights(name, data_root):

@@ -1,0 +1,341 @@
+"""Every released format, in files that the foreign library itself has written, gives the same model."""
+
+import hashlib
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import paddle
+import pytest
+from conftest import Payload
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rdrop_paddle import UserError, build_model, load_weights
+from rdrop_paddle.checkpoint import model_arrays, save_weights
+from rdrop_paddle.vision.weight_formats import read_weights, write_weights
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+safetensors_torch = pytest.importorskip("safetensors.torch")
+
+
+@pytest.fixture
+def model(tiny_config):
+    """The tiny ViT with weights that are all different."""
+    model = build_model(tiny_config().model)
+    for seed, parameter in enumerate(model.parameters()):
+        parameter.set_value(np.random.default_rng(seed).normal(0, 0.2, parameter.shape).astype("float32"))
+    return model
+
+
+def timm_state(model):
+    """torch's tensors under timm's names, made without the project's own converter."""
+    state = {}
+    for name, layer in model.named_sublayers():
+        for kind, parameter in layer.named_parameters(include_sublayers=False):
+            array = parameter.numpy()
+            state[f"{name}.{kind}"] = array.T.copy() if isinstance(layer, paddle.nn.Linear) and kind == "weight" else array
+    state |= {name: getattr(model, name).numpy() for name in ("cls_token", "pos_embed")}
+    return {name: torch.from_numpy(array.copy()) for name, array in state.items()}
+
+
+def huggingface(model):
+    """A transformers ViT that holds the model's weights."""
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=8, patch_size=4,
+        num_labels=10, layer_norm_eps=1e-6,
+    )  # fmt: skip
+    foreign = transformers.ViTForImageClassification(config).eval()
+    vit, ours = foreign.vit, timm_state(model)
+    pairs = [
+        ("patch_embed.proj", vit.embeddings.patch_embeddings.projection),
+        ("norm", vit.layernorm),
+        ("head", foreign.classifier),
+    ]
+    for i, layer in enumerate(vit.layers):
+        pairs += [(f"blocks.{i}.norm1", layer.layernorm_before), (f"blocks.{i}.norm2", layer.layernorm_after)]
+        pairs += [(f"blocks.{i}.attn.proj", layer.attention.o_proj)]
+        pairs += [(f"blocks.{i}.mlp.fc1", layer.mlp.fc1), (f"blocks.{i}.mlp.fc2", layer.mlp.fc2)]
+        for third, name in enumerate(("q_proj", "k_proj", "v_proj")):
+            for kind in ("weight", "bias"):
+                getattr(getattr(layer.attention, name), kind).data = ours[f"blocks.{i}.attn.qkv.{kind}"].chunk(3)[third].clone()
+    for name, layer in pairs:
+        layer.weight.data, layer.bias.data = ours[f"{name}.weight"], ours[f"{name}.bias"]
+    vit.embeddings.cls_token.data, vit.embeddings.position_embeddings.data = ours["cls_token"], ours["pos_embed"]
+    return foreign
+
+
+def paddle_with_prefix(model, path):
+    paddle.save({f"_layers.{name}": tensor for name, tensor in model.state_dict().items()}, str(path))
+
+
+WRITERS = {
+    "timm .safetensors": lambda model, path: safetensors_torch.save_file(timm_state(model), path),
+    "timm .pth": lambda model, path: torch.save(timm_state(model), path),
+    "timm .pth, nested": lambda model, path: torch.save({"model": timm_state(model), "epoch": 3}, path),
+    "timm .pth, parameters": lambda model, path: torch.save(
+        {name: torch.nn.Parameter(tensor) for name, tensor in timm_state(model).items()}, path
+    ),
+    "timm .pth, DataParallel": lambda model, path: torch.save({f"module.{n}": t for n, t in timm_state(model).items()}, path),
+    "timm .pth, before torch 1.6": lambda model, path: torch.save(
+        timm_state(model), path, _use_new_zipfile_serialization=False
+    ),
+    "transformers .safetensors": lambda model, path: (
+        huggingface(model).save_pretrained(path.parent),
+        (path.parent / "model.safetensors").rename(path),
+    ),
+    "PaddleClas .pdparams": lambda model, path: paddle.save(model.state_dict(), str(path)),
+    "PaddleClas .pdparams, protocol 2": lambda model, path: paddle.save(model.state_dict(), str(path), protocol=2),
+    "PaddleClas .pdparams, nested": lambda model, path: paddle.save({"state_dict": model.state_dict(), "epoch": 1}, str(path)),
+    "AI Studio .pdparams, DataParallel": paddle_with_prefix,
+    "own .safetensors": lambda model, path: save_weights(model_arrays(model), path),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_file_of_the_foreign_library_gives_the_same_weights(model, tiny_config, tmp_path, kind):
+    path = tmp_path / "weights"  # no suffix: the content decides
+    WRITERS[kind](model, path)
+    other = build_model(tiny_config().model)
+    report = load_weights(other, path)
+    expected, found = model_arrays(model), model_arrays(other)
+    assert all(found[name].tobytes() == expected[name].tobytes() for name in expected)
+    assert report.sha256 == hashlib.sha256(path.read_bytes()).hexdigest() and report.sha256 in str(report)
+    assert {row.name for row in report.rows} == set(expected)
+    if "timm" in kind or "transformers" in kind:
+        linear = [name for name, array in expected.items() if array.ndim == 2]
+        assert sorted(report.names("transposed") + report.names("fused")) == sorted(
+            linear if "timm" in kind else {*linear, *(n for n in expected if ".qkv." in n)}
+        )
+
+
+def test_transformers_and_this_model_give_the_same_logits(model):
+    images = np.random.default_rng(0).uniform(-1, 1, [4, 3, 8, 8]).astype("float32")
+    model.eval()
+    with torch.no_grad():
+        expected = huggingface(model)(torch.from_numpy(images)).logits.numpy()
+    np.testing.assert_allclose(model(paddle.to_tensor(images)).numpy(), expected, atol=1e-5)
+
+
+def test_ai_studios_weights_without_attention_biases_load_into_their_architecture(tiny_config, tmp_path):
+    """As cifar100-224_checkpoint.pdparams: saved from a wrapper, no query, key and value biases."""
+    config = tiny_config("model.qkv_bias=false", "model.epsilon=1e-5").model
+    released, path = build_model(config), tmp_path / "cifar100-224_checkpoint.pdparams"
+    paddle_with_prefix(released, path)
+    report = load_weights(build_model(config), path)
+    assert report.format == "PaddleClas .pdparams, prefix _layers. removed"
+    with pytest.raises(UserError, match="blocks.0.attn.qkv.bias missing"):
+        load_weights(build_model(tiny_config().model), path)
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float64"])
+def test_other_float_types_are_loaded_as_float32(model, tiny_config, tmp_path, kind):
+    state = {name: tensor.to(getattr(torch, kind)) for name, tensor in timm_state(model).items()}
+    torch.save(state, tmp_path / "weights.pth")
+    safetensors_torch.save_file(state, tmp_path / "weights.safetensors")
+    rounded = {name: tensor.to(torch.float32).numpy() for name, tensor in state.items()}
+    for name in ("weights.pth", "weights.safetensors"):
+        other = build_model(tiny_config().model)
+        load_weights(other, tmp_path / name)
+        np.testing.assert_array_equal(other.norm.weight.numpy(), rounded["norm.weight"])
+        np.testing.assert_array_equal(other.head.weight.numpy(), rounded["head.weight"].T)
+
+
+def test_views_of_a_shared_storage_are_read_as_the_views_they_are(model, tiny_config, tmp_path):
+    state = timm_state(model)
+    state["head.weight"] = torch.stack([state["head.weight"], state["head.weight"] * 2], dim=2)[:, :, 0]  # strided
+    torch.save(state, tmp_path / "weights.pth")
+    other = build_model(tiny_config().model)
+    load_weights(other, tmp_path / "weights.pth")
+    np.testing.assert_array_equal(other.head.weight.numpy(), model.head.weight.numpy())
+
+
+def test_the_checksum_is_compared_when_it_is_given_or_lies_beside_the_file(model, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_weights(model_arrays(model), path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    load_weights(model, path, sha256=digest.upper())
+    with pytest.raises(UserError, match=f"sha256 {digest}, expected 0000"):
+        load_weights(model, path, sha256="0" * 64)
+    beside = tmp_path / "weights.safetensors.sha256"
+    beside.write_text(f"{digest}  weights.safetensors\n")
+    load_weights(model, path)
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1  # a flipped value, which safetensors itself does not notice
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"expected {digest}"):
+        load_weights(model, path)
+
+
+def hostile(kind, path, target):
+    payload = Payload(os.mkdir, str(target))
+    if kind == "pdparams":
+        path.write_bytes(pickle.dumps({"cls_token": np.zeros(3), "x": payload}, protocol=4))
+    elif kind == "old pth":
+        path.write_bytes(b"".join(pickle.dumps(x, 2) for x in (0x1950A86A20F9469CFC6C, 1001, {}, payload)))
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", pickle.dumps(payload, protocol=2))
+
+
+@pytest.mark.parametrize("kind", ["pdparams", "pth", "old pth"])
+def test_a_hostile_file_is_refused_by_name_and_not_run(model, tmp_path, kind):
+    path, target = tmp_path / "weights", tmp_path / "payload"
+    hostile(kind, path, target)
+    with pytest.raises(UserError, match=r"refused, its pickle asks for posix\.mkdir"):
+        load_weights(model, path)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(0, (10**6,), (1,)), (50, (2,), (1,)), (0, (2, 2), (-1, 1)), (-8, (2,), (1,)), (0, (10**9,), (0,)), (0, (2,), (1, 1))],
+)
+def test_a_tensor_that_leaves_its_storage_is_an_error(model, tmp_path, arguments):
+    """Strides from a hostile file must not make foreign memory readable."""
+    path = tmp_path / "weights.pth"
+    torch.save({"cls_token": torch.zeros(4)}, path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    folder = next(iter(members)).partition("/")[0]
+    forged = {"cls_token": _Forged(arguments)}
+    members[f"{folder}/data.pkl"] = _forge(forged)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(UserError, match="damaged file"):
+        load_weights(model, path)
+
+
+class _Forged:
+    def __init__(self, arguments):
+        self.arguments = arguments
+
+    def __reduce__(self):
+        return torch._utils._rebuild_tensor_v2, (_PersistentStorage(), *self.arguments, False, {})
+
+
+class _PersistentStorage:
+    pass
+
+
+def _forge(found):
+    import io
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value):
+            return ("storage", torch.FloatStorage, "0", "cpu", 4) if isinstance(value, _PersistentStorage) else None
+
+    file = io.BytesIO()
+    Pickler(file, 2).dump(found)
+    return file.getvalue()
+
+
+KINDS = ["timm .safetensors", "timm .pth", "timm .pth, before torch 1.6", "PaddleClas .pdparams", "own .safetensors"]
+
+
+BOUNDED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "transformers .safetensors"])
+def test_damaged_files_are_user_errors_and_never_pass_a_checksum(model, tiny_config, tmp_path, kind):
+    path, other = tmp_path / "weights", build_model(tiny_config().model)
+    WRITERS[kind](model, path)
+    content, expected = path.read_bytes(), model_arrays(model)
+
+    @BOUNDED
+    @given(st.integers(0, len(content) - 1))
+    def cut(length):
+        path.write_bytes(content[:length])
+        with pytest.raises(UserError):
+            load_weights(other, path)
+
+    @BOUNDED
+    @given(st.integers(0, len(content) - 1), st.integers(1, 255))
+    def flip(position, change):
+        damaged = bytearray(content)
+        damaged[position] ^= change
+        path.write_bytes(damaged)
+        try:
+            load_weights(other, path)
+        except UserError:
+            return
+        if kind == "timm .pth":  # the zip's CRC
+            assert all(array.tobytes() == expected[name].tobytes() for name, array in model_arrays(other).items())
+
+    cut()
+    flip()
+
+
+CHANGES = {
+    "renamed": lambda state, name: state.update({f"x.{name}": state.pop(name)}),
+    "reshaped": lambda state, name: state.update({name: torch.cat([state[name], state[name]])}),
+    "of integers": lambda state, name: state.update({name: torch.zeros_like(state[name], dtype=torch.int64)}),
+    "a scalar": lambda state, name: state.update({name: torch.zeros(())}),
+    "gone": lambda state, name: state.pop(name),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_tensor_is_a_user_error_and_changes_nothing(model, tiny_config, tmp_path, change):
+    path, other = tmp_path / "weights.pth", build_model(tiny_config().model)
+    before = model_arrays(other)
+    for name in timm_state(model):
+        state = timm_state(model)
+        CHANGES[change](state, name)
+        torch.save(state, path)
+        with pytest.raises(UserError, match=r"missing|misshapen|no known ViT"):
+            load_weights(other, path)
+    assert all(array.tobytes() == before[name].tobytes() for name, array in model_arrays(other).items())
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".pdparams"])
+def test_conversion_there_and_back_keeps_every_byte(model, tmp_path, google_npz, suffix):
+    source, arrays = google_npz(model, {"pre_logits/kernel": np.ones([16, 16], "float16"), "pre_logits/bias": np.ones(16)})
+    middle, back = tmp_path / f"middle{suffix}", tmp_path / "back.npz"
+    write_weights(read_weights(source), middle, heads=2)
+    write_weights(read_weights(middle), back, heads=2)
+    with np.load(back) as found:
+        assert set(found.files) == set(arrays)
+        for name, array in arrays.items():
+            assert found[name].dtype == array.dtype and found[name].shape == array.shape
+            assert found[name].tobytes() == array.tobytes()
+
+
+def test_converted_files_are_what_their_libraries_expect(model, tmp_path, google_npz):
+    source, arrays = google_npz(model)
+    write_weights(read_weights(source), tmp_path / "weights.safetensors")
+    write_weights(read_weights(source), tmp_path / "weights.pdparams")
+    timm = safetensors_torch.load_file(tmp_path / "weights.safetensors")
+    kernel = arrays["Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel"]
+    np.testing.assert_array_equal(timm["blocks.0.mlp.fc1.weight"].numpy(), kernel.T)  # torch: [out, in]
+    assert model.set_state_dict(paddle.load(str(tmp_path / "weights.pdparams"))) == ([], [])
+    np.testing.assert_array_equal(model.blocks[0].mlp.fc1.weight.numpy(), kernel)
+
+
+@pytest.mark.parametrize(
+    "name, heads, message",
+    [
+        ("w.pt", None, "name it .npz, .safetensors or .pdparams"),
+        ("w.npz", None, "no released ViT has the width 16: give the number of heads"),
+        ("w.npz", 3, "3 heads do not divide the width 16"),
+        ("absent/w.npz", 2, "cannot write .*absent/w.npz: No such file"),
+    ],
+)
+def test_a_conversion_that_cannot_be_is_a_user_error(model, tmp_path, google_npz, name, heads, message):
+    source, _ = google_npz(model)
+    with pytest.raises(UserError, match=message):
+        write_weights(read_weights(source), tmp_path / name, heads)
+    assert not list(tmp_path.glob("w.*"))
+
+
+@pytest.mark.real
+def test_the_real_weights_convert_there_and_back(real_data, tmp_path):
+    source = real_data / "Ti_16-i21k-imagenet2012-res_224.npz"
+    write_weights(read_weights(source), tmp_path / "middle.safetensors")
+    write_weights(read_weights(tmp_path / "middle.safetensors"), tmp_path / "back.npz")
+    with np.load(source) as expected, np.load(tmp_path / "back.npz") as found:
+        assert set(found.files) == set(expected.files)
+        assert all(found[name].tobytes() == expected[name].tobytes() for name in expected.files)

@@ -1,0 +1,44 @@
+"""Convert ViT weights between released formats; the target's suffix says which: .npz, .safetensors or .pdparams.
+
+python tools/convert_weights.py ViT-B_16.npz vit_b16.safetensors
+python tools/convert_weights.py cifar100-224_checkpoint.pdparams vit_b16_cifar100.safetensors
+
+The source may be any file that tools/eval.py reads. .npz is Google's layout, .safetensors timm's names in torch's layout,
+.pdparams PaddleClas's. There and back gives identical bytes for every tensor.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from rdrop_paddle import UserError, command_line
+
+
+def main():
+    arguments = command_line.parser(__doc__)
+    arguments.add_argument("source", metavar="SOURCE")
+    arguments.add_argument("target", metavar="TARGET")
+    arguments.add_argument("--heads", type=int, help="attention heads, for .npz from a width that no released ViT has")
+    options = arguments.parse_args()
+    if options.heads is not None and options.heads < 1:
+        raise UserError(f"--heads is {options.heads}: give a number above 0")
+    if Path(options.target).exists():
+        raise UserError(f"{options.target} exists already: choose another name")
+
+    from rdrop_paddle.vision.weight_formats import read_weights, write_weights
+    from rdrop_paddle.vision.weights import Row, WeightReport
+
+    weights = read_weights(options.source)
+    rows = [
+        Row(name, action, f"{origin} {list(weights.tensors[name].shape)}") for name, (action, origin) in weights.made.items()
+    ]
+    report = WeightReport(options.source, weights.format, weights.sha256, rows)
+    write_weights(weights, options.target, options.heads)
+    print(report.table())
+    print(f"wrote {options.target}")
+    return 0
+
+
+if __name__ == "__main__":
+    command_line.run(main)
