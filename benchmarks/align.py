@@ -1,0 +1,322 @@
+"""The five checks of Paddle's paper-reproduction guide, this package against the torch reference, and a look at the features.
+
+Each check compares named arrays by max|a - b| / max|b|, writes both sides as `.npy` dictionaries and a diff log as reprod_log
+does, and gives rows for the summary. Real weights and images are used where they are, random weights and digits otherwise.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import paddle
+import torch
+
+from rdrop_paddle.checkpoint import model_arrays
+from rdrop_paddle.config import BASE, load_config
+from rdrop_paddle.engine import Trainer
+from rdrop_paddle.loss import RDropLoss
+from rdrop_paddle.schedule import lr_at
+from rdrop_paddle.vision.data import data_root
+from rdrop_paddle.vision.model import ARCHITECTURES
+from rdrop_paddle.vision.task import ImageClassification, normalise
+from rdrop_paddle.vision.weights import load_weights
+
+from . import torch_reference
+
+WEIGHTS = "Ti_16-i21k-imagenet2012-res_224.npz"
+ARCHIVE = "cifar-100-python.tar.gz"
+UPDATES, DROP_RATE, SAVED = 20, 0.1, 4  # SAVED: images whose block outputs are written to disk
+SETTINGS = [
+    "model.name=vit_ti16",
+    "eval.split=test",
+    f"train.steps={UPDATES}",
+    "train.warmup_steps=5",
+    "train.batch_size=16",
+    "train.micro_batch_size=4",
+    "train.lr=0.01",  # at 0.03 the rounding of float32, in which both sides are equally far off, grows past 1e-4 in 20 updates
+    "train.clip_norm=0.5",
+    "rdrop.alpha=9.6",
+]
+
+
+class Row(NamedTuple):
+    """One line of the summary: the worst tensor of a check."""
+
+    check: str
+    compared: str
+    difference: float
+    bound: float
+
+    @property
+    def passed(self):
+        return self.difference <= self.bound
+
+
+class Alignment:
+    """Both models with the same weights, and the folder that the results go to."""
+
+    def __init__(self, output):
+        self.output = Path(output)
+        self.output.mkdir(parents=True, exist_ok=True)
+        self.weights = data_root() / WEIGHTS if (data_root() / WEIGHTS).exists() else None
+        real_images = (data_root() / ARCHIVE).exists()
+        self.data = ["data.name=cifar100", "model.classes=100"] if real_images else ["data.name=digits", "model.classes=10"]
+        self.real = real_images and self.weights is not None
+        self.inputs = f"{'real' if self.weights else 'random'} Ti/16 weights, {'CIFAR-100' if real_images else 'digits'}"
+
+    def run(self):
+        """All checks, as rows."""
+        return [*self.forward_and_metric(), *self.loss(), *self.backward(), *self.training()]
+
+    def models(self, config, reset_head):
+        """(this package's model, torch's), each with the weights read by its own code."""
+        numbers = dict(image_size=config.model.image_size, classes=config.model.classes, **ARCHITECTURES[config.model.name])
+        reference = torch_reference.build_vit(**numbers)
+        task = ImageClassification(config)
+        if self.weights:
+            torch_reference.load_google_npz(reference, self.weights)
+            load_weights(task.model, self.weights, reset_head=reset_head)
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                reference.save_pretrained(folder)
+                load_weights(task.model, f"{folder}/model.safetensors")
+        if reset_head:  # the same small random head: with one of zeros the first gradients would all be zero
+            weight = np.random.default_rng(0).normal(0, 0.02, task.model.head.weight.shape).astype("float32")
+            task.model.head.weight.set_value(weight)
+            bias = np.random.default_rng(1).normal(0, 0.02, task.model.head.bias.shape).astype("float32")
+            task.model.head.bias.set_value(bias)
+            reference.classifier.weight.data = torch.from_numpy(weight.T.copy())
+            reference.classifier.bias.data = torch.from_numpy(bias.copy())
+        return task, reference
+
+    def forward_and_metric(self):
+        """Logits and every block's output of 64 images at 224 px, the weights' own 1000-class head; then the counts."""
+        classes = "model.classes=1000" if self.weights else self.data[1]
+        config = load_config(BASE, [*SETTINGS, *self.data, "model.image_size=224", classes])
+        task, reference = self.models(config, reset_head=False)
+        images, labels = self.images(224, 64)
+        found, expected = {}, {}
+        for i, (ours, theirs) in enumerate(zip(task.model.blocks, reference.vit.layers)):
+            ours.register_forward_post_hook(lambda _, x, y, i=i: found.update({f"block {i}": y.numpy()}))
+            theirs.register_forward_hook(lambda _, x, y, i=i: expected.update({f"block {i}": y.numpy()}))
+        task.model.eval()
+        pixels = normalise(paddle.to_tensor(images))
+        with paddle.no_grad(), torch.no_grad():
+            logits = task.model(pixels)
+            reference_logits = reference(torch.from_numpy(pixels.numpy())).logits
+        found["logits"], expected["logits"] = logits.numpy(), reference_logits.numpy()
+        # labels that the model often meets: its own answer for every other image
+        labels[::2] = expected["logits"].argmax(-1)[::2]
+        correct = task.counts(logits, paddle.to_tensor(labels), None).numpy()[:1]
+        reference_correct = (reference_logits.argmax(-1) == torch.from_numpy(labels)).sum().reshape(1).numpy()
+        return [
+            self.compare("forward", "logits", {"logits": found["logits"]}, expected, 1e-5),
+            self.compare("forward", "output of each block", found, expected, 1e-5, saved=SAVED),
+            self.compare("metric", "images counted right", {"correct": correct}, {"correct": reference_correct}, 0.0),
+        ]
+
+    def images(self, size, count):
+        """(uint8 [count, size, size, 3], labels) of the test set."""
+        config = load_config(BASE, [*SETTINGS, *self.data, f"model.image_size={size}", f"eval.batch_size={count}"])
+        images, labels, _ = next(iter(ImageClassification(config).batches("test")))
+        return images.numpy(), labels.numpy()
+
+    def loss(self):
+        """Loss, cross entropy, KL and both gradients of the loss alone, on the same logits."""
+        rng = np.random.default_rng(0)
+        p, q = rng.normal(0, 3, [2, 64, 100]).astype("float32")
+        label = rng.integers(0, 100, 64)
+        ours = [paddle.to_tensor(x, stop_gradient=False) for x in (p, q)]
+        theirs = [torch.from_numpy(x).requires_grad_() for x in (p, q)]
+        terms = RDropLoss(9.6, "batchmean").terms(*ours, paddle.to_tensor(label))
+        expected_terms = torch_reference.rdrop_loss(*theirs, torch.from_numpy(label), 9.6)
+        terms[0].backward()
+        expected_terms[0].backward()
+        names = ("loss", "ce", "kl")
+        found = {name: term.numpy() for name, term in zip(names, terms)}
+        expected = {name: term.detach().numpy() for name, term in zip(names, expected_terms)}
+        gradients = {f"gradient of {name}": x.grad.numpy() for name, x in zip("pq", ours)}
+        expected_gradients = {f"gradient of {name}": x.grad.numpy() for name, x in zip("pq", theirs)}
+        return [
+            self.compare("loss", "loss, cross entropy, KL", found, expected, 1e-6),
+            self.compare("loss gradient", "with respect to p and q", gradients, expected_gradients, 1e-5),
+        ]
+
+    def backward(self):
+        """Every parameter's gradient of one R-Drop global batch, and the learning rate of every update."""
+        pair = TrainingPair(self)
+        micro_batches, _ = pair.trainer.read()
+        pair.trainer.config.train.clip_norm = None  # the raw gradient
+        pair.trainer.backward(micro_batches, 1)
+        pair.reference_backward(micro_batches, 1)
+        found = {name: p.grad.numpy() for name, p in pair.trainer.task.model.named_parameters()}
+        expected = torch_reference.in_paddle_layout(pair.reference, lambda p: p.grad.numpy())
+        train = pair.trainer.config.train
+        ours = [lr_at(n, steps=UPDATES, warmup_steps=train.warmup_steps, peak=train.lr) for n in range(1, UPDATES + 1)]
+        theirs = []
+        for _ in range(UPDATES):
+            theirs.append(pair.optimizer.param_groups[0]["lr"])
+            pair.optimizer.step()
+            pair.schedule.step()
+        return [
+            self.compare("backward", "gradient of each parameter", found, expected, 1e-4),
+            self.compare("learning rate", "each update", {"lr": np.array(ours)}, {"lr": np.array(theirs)}, 1e-12),
+        ]
+
+    def training(self):
+        """20 R-Drop updates of 4 micro-batches, with momentum, clipping, warm-up and cosine."""
+        pair = TrainingPair(self)
+        found, expected = {}, {}
+        for update in range(1, UPDATES + 1):
+            micro_batches, _ = pair.trainer.read()
+            pair.masks.update = update
+            means = pair.trainer.step(micro_batches, self.output)
+            terms = pair.reference_backward(micro_batches, update)
+            pair.reference_step()
+            for name in ("loss", "kl"):
+                found[f"{name} {update}"], expected[f"{name} {update}"] = np.array(means[name]), np.array(terms[name])
+        losses = [name for name in found if name.startswith("loss")]
+        weights = torch_reference.in_paddle_layout(pair.reference, lambda p: p.detach().numpy())
+        return [
+            self.compare("training", f"loss of each of {UPDATES} updates", {n: found[n] for n in losses}, expected, 1e-4),
+            self.compare(
+                "training", f"KL of each of {UPDATES} updates", {n: found[n] for n in found if n not in losses}, expected, 1e-4
+            ),
+            self.compare("training", "final weights", model_arrays(pair.trainer.task.model), weights, 1e-4),
+        ]
+
+    def features(self):
+        """Share of 500 test images whose class is that of most of the 10 nearest of 5,000 training images at 96 px.
+
+        Nearest by the cosine of the features before the head. A look at the whole chain of weights, images and model: wrong
+        in any link, it would be near chance.
+        """
+        config = load_config(
+            BASE, [*SETTINGS, *self.data, "model.image_size=96", "data.images_per_class=50", "data.crop_scale=1"]
+        )
+        task, _ = self.models(config, reset_head=True)
+        train, train_labels = self._features(task, "train", 5000)
+        test, test_labels = self._features(task, "test", 500)
+        nearest = np.argsort(-(test @ train.T), axis=1)[:, :10]  # [500, 10]
+        votes = [np.bincount(train_labels[row]).argmax() for row in nearest]
+        return float(np.mean(votes == test_labels))
+
+    def _features(self, task, split, count):
+        """(unit vectors [count, D], labels [count]) of the first images of a split; every class is in the first thousands."""
+        features, labels = [], []
+        hook = task.model.head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].numpy()))
+        task.model.eval()
+        with paddle.no_grad():
+            for batch in task.batches(split):
+                task.forward(task.model, batch)
+                labels.append(batch[1].numpy())
+                if sum(map(len, labels)) >= count:
+                    break
+        hook.remove()
+        vectors = np.concatenate(features)[:count]
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.concatenate(labels)[:count]
+
+    def compare(self, check, compared, found, expected, bound, saved=None):
+        """The worst tensor as a Row; both sides and the diff log go to the output folder."""
+        differences = {name: relative_difference(found[name], expected[name]) for name in found}
+        worst = max(differences, key=differences.get)
+        stem = f"{check} {compared}".replace(",", "").replace(" ", "_").lower()
+        for side, arrays in (("paddle", found), ("ref", expected)):
+            np.save(
+                self.output / f"{stem}_{side}.npy", {name: arrays[name][:saved] if saved else arrays[name] for name in found}
+            )
+        lines = [f"{name}: check passed: {value <= bound}, value: {value:.3e}" for name, value in differences.items()]
+        (self.output / f"{stem}_diff.log").write_text("\n".join([*lines, ""]))
+        return Row(check, f"{compared} (worst: {worst})" if len(found) > 1 else compared, differences[worst], bound)
+
+
+class TrainingPair:
+    """This package's Trainer and the same training in plain torch, with the same images and dropout masks."""
+
+    def __init__(self, alignment):
+        config = load_config(BASE, [*SETTINGS, *alignment.data, "model.image_size=96", f"model.drop_rate={DROP_RATE}"])
+        task, self.reference = alignment.models(config, reset_head=True)
+        self.masks = Masks()
+        self.masks.inject_into(task.model)
+        torch_reference.inject_masks(self.reference, self.masks.for_torch)
+        self.trainer = Trainer(task, config)
+        self.trainer.task.forward = self._forward(task.forward)
+        train = config.train
+        self.optimizer = torch.optim.SGD(self.reference.parameters(), lr=train.lr, momentum=train.momentum)
+        self.schedule = torch_reference.schedule(self.optimizer, steps=train.steps, warmup_steps=train.warmup_steps)
+
+    def _forward(self, forward):
+        def with_masks(model, batch, passes=1):
+            self.masks.samples = batch[2].numpy()
+            return forward(model, batch, passes)
+
+        return with_masks
+
+    def reference_backward(self, micro_batches, update):
+        """Two forwards per micro-batch as in the official code; leaves the mean gradient; returns the mean loss and kl."""
+        self.masks.update = update
+        self.optimizer.zero_grad()
+        sums = {"loss": 0.0, "kl": 0.0}
+        for images, labels, samples in micro_batches:
+            pixels, self.masks.samples = torch.from_numpy(normalise(images).numpy()), samples.numpy()
+            logits = []
+            for self.masks.torch_pass in (0, 1):
+                logits.append(self.reference(pixels).logits)
+            loss, _, kl = torch_reference.rdrop_loss(*logits, torch.from_numpy(labels.numpy()), self.trainer.config.rdrop.alpha)
+            (loss / len(micro_batches)).backward()
+            sums["loss"] += loss.item() / len(micro_batches)
+            sums["kl"] += kl.item() / len(micro_batches)
+        return sums
+
+    def reference_step(self):
+        torch.nn.utils.clip_grad_norm_(self.reference.parameters(), self.trainer.config.train.clip_norm)
+        self.optimizer.step()
+        self.schedule.step()
+
+
+class Masks:
+    """Dropout masks that are a function of (update, site, pass, sample), for either framework."""
+
+    def __init__(self):
+        self.update, self.samples, self.torch_pass = 1, None, 0
+
+    def of_pass(self, site, which, shape):
+        keys = [(self.update, site, which, int(sample)) for sample in self.samples]
+        kept = [np.random.default_rng(key).random(shape[1:], dtype="float32") >= DROP_RATE for key in keys]
+        return np.stack(kept).astype("float32") / (1 - DROP_RATE)
+
+    def for_torch(self, site, x):
+        return torch.from_numpy(self.of_pass(site, self.torch_pass, x.shape))
+
+    def inject_into(self, model):
+        model.pos_drop = _MaskLayer(self, 0)
+        for i, block in enumerate(model.blocks):
+            block.mlp.drop1, block.mlp.drop2 = _MaskLayer(self, 2 * i + 1), _MaskLayer(self, 2 * i + 2)
+
+
+class _MaskLayer(paddle.nn.Layer):
+    def __init__(self, masks, site):
+        super().__init__()
+        self._masks, self._site = masks, site
+
+    def forward(self, x):
+        passes = [self._masks.of_pass(self._site, which, x.shape) for which in (0, 1)]
+        return x * paddle.to_tensor(np.concatenate(passes))
+
+
+def relative_difference(found, expected):
+    """max|a - b| / max|b|, and infinity where a shape differs or a value is not finite."""
+    found, expected = np.asarray(found, "float64"), np.asarray(expected, "float64")
+    if found.shape != expected.shape or not np.isfinite(found).all():
+        return float("inf")
+    return float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30))
+
+
+def summary(rows):
+    """The rows as a Markdown table."""
+    lines = ["| check | compared | max relative difference | bound | |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {r.check} | {r.compared} | {r.difference:.1e} | {r.bound:.0e} | {'PASS' if r.passed else 'FAIL'} |" for r in rows
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,55 @@
+"""The comparison with torch, on random weights and digits; tools/align.py runs it whole on the real ones."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from benchmarks.align import Alignment, relative_difference, summary
+from rdrop_paddle import engine
+from rdrop_paddle.loss import RDropLoss
+
+
+@pytest.fixture
+def alignment(tmp_path, monkeypatch):
+    monkeypatch.setenv("RDROP_DATA", str(tmp_path / "empty"))
+    return Alignment(tmp_path / "alignment")
+
+
+def test_a_difference_beyond_the_bound_fails_and_both_sides_are_kept(alignment):
+    found, expected = {"a": np.ones(3), "b": np.array([1.0, 2.2])}, {"a": np.ones(3), "b": np.array([1.0, 2.0])}
+    row = alignment.compare("loss", "two tensors", found, expected, 1e-2)
+    assert not row.passed and row.difference == pytest.approx(0.1) and "worst: b" in row.compared
+    assert alignment.compare("loss", "two tensors", expected, expected, 0.0).passed
+    assert "FAIL" in summary([row])
+    kept = np.load(alignment.output / "loss_two_tensors_ref.npy", allow_pickle=True).item()
+    np.testing.assert_array_equal(kept["b"], expected["b"])
+    assert "b: check passed: " in (alignment.output / "loss_two_tensors_diff.log").read_text()
+
+
+@pytest.mark.parametrize("found", [np.full(3, np.nan), np.ones(2), np.array([1.0, np.inf, 1.0])])
+def test_what_cannot_be_compared_is_infinitely_far(found):
+    assert relative_difference(found, np.ones(3)) == float("inf")
+
+
+def test_the_loss_and_its_gradients_agree_with_torch(alignment):
+    rows = alignment.loss()
+    assert len(rows) == 2 and all(row.passed for row in rows), summary(rows)
+
+
+def test_every_gradient_and_learning_rate_agree_with_torch(alignment):
+    rows = alignment.backward()
+    assert [row.check for row in rows] == ["backward", "learning rate"] and all(row.passed for row in rows), summary(rows)
+
+
+def test_the_ai_studio_layers_gradient_does_not_agree(alignment, monkeypatch):
+    """Trap 10: without the target's gradient the check must fail."""
+    monkeypatch.setattr(engine, "RDropLoss", lambda **settings: RDropLoss(**settings, stop_target_gradient=True))
+    assert not alignment.backward()[0].passed
+
+
+@pytest.mark.slow
+def test_all_checks_pass_on_random_weights(alignment):
+    rows = alignment.run()
+    assert len(rows) == 10 and all(row.passed for row in rows), summary(rows)

@@ -1,0 +1,47 @@
+"""Hold this package against an independent torch implementation: forward, metric, loss, backward, training.
+
+pip install -r requirements-dev.txt
+python tools/align.py
+
+Uses the ViT-Ti/16 weights and the CIFAR-100 archive under RDROP_DATA where they are, otherwise random weights and digits.
+Writes both sides (.npy), diff logs and summary.md to results/alignment/. Exit status 1 when a check fails.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from rdrop_paddle import UserError, command_line
+
+
+def main():
+    arguments = command_line.parser(__doc__)
+    arguments.add_argument("--output", default=ROOT / "results" / "alignment", help="folder for the results")
+    options = arguments.parse_args()
+    try:
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"{error.name} is not installed: pip install -r requirements-dev.txt") from None
+
+    from benchmarks.align import Alignment, summary
+
+    alignment = Alignment(options.output)
+    print(f"inputs: {alignment.inputs}", flush=True)
+    rows = alignment.run()
+    table = f"Inputs: {alignment.inputs}.\n\n{summary(rows)}\n"
+    if alignment.real:
+        table += (
+            f"\nNearest neighbours of the features tell {alignment.features():.1%} of 500 test images right (chance 1 %).\n"
+        )
+    (alignment.output / "summary.md").write_text(table)
+    print(table)
+    failed = [row for row in rows if not row.passed]
+    print(f"{len(rows) - len(failed)} of {len(rows)} checks pass")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    command_line.run(main)
