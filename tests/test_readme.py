@@ -12,7 +12,8 @@ from rdrop_paddle.config import BASE
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = {language: re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) for language in ("bash", "python")}
-COMMANDS = [line for block in BLOCKS["bash"] for line in block.splitlines() if "tools/" in line]
+LINES = [line for block in BLOCKS["bash"] for line in block.splitlines()]
+COMMANDS = [line for line in [*LINES, *re.findall(r"`(python tools/[^`]*)`", README)] if "tools/" in line]
 T_95 = 2.776  # Student's t for a 95 % interval over five pairs
 
 
@@ -25,6 +26,8 @@ def test_every_command_names_a_tool_and_a_valid_config(command):
     words = command.split()
     (tool,) = [word for word in words if word.startswith("tools/")]
     assert (ROOT / tool).exists()
+    if "-c" not in words:
+        return
     overrides = [word for word in words[words.index("-o") + 1 :] if "=" in word] if "-o" in words else []
     load_config(ROOT / words[words.index("-c") + 1], overrides)
 
@@ -46,6 +49,11 @@ def test_every_setting_of_the_table_is_valid():
 def test_every_file_it_names_exists():
     for name in re.findall(r"`((?:tests|configs|results|tools)/[\w/.]*)`", README):
         assert (ROOT / name).exists(), name
+
+
+def test_the_alignment_table_is_the_last_run():
+    _, table, features = (ROOT / "results" / "alignment" / "summary.md").read_text().strip().split("\n\n")
+    assert table in README and features in README and "FAIL" not in table
 
 
 def test_the_quickstarts_numbers_are_those_of_its_five_runs():

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import numpy as np
+import paddle
 import pytest
 from conftest import ROOT, Payload
 
@@ -185,6 +186,19 @@ def test_bad_usage_is_one_line_and_status_2(run_tool, arguments, message):
 def test_help_shows_the_commands_to_paste(run_tool, tool):
     done = run_tool(tool, "--help")
     assert done.returncode == 0 and f"python tools/{tool} -c configs/" in done.stdout
+
+
+def test_ai_studios_file_evaluates_with_its_config(run_tool, tiny_overrides, tiny_config, tmp_path):
+    """A small model in the layout of cifar100-224_checkpoint.pdparams: DataParallel's prefix, no attention biases."""
+    released = build_model(tiny_config("model.qkv_bias=false", "model.epsilon=1e-5").model)
+    path = tmp_path / "cifar100-224_checkpoint.pdparams"
+    paddle.save({f"_layers.{name}": tensor for name, tensor in released.state_dict().items()}, str(path))
+    config = BASE.parent / "vit_b16_cifar100_aistudio.yaml"
+    done = run_tool("eval.py", "-c", config, "--weights", path, "--sha256", "0" * 64, "-o", *tiny_overrides)
+    assert "sha256" in error_of(done) and "expected 0000" in error_of(done)
+    done = run_tool("eval.py", "-c", config, "--weights", path, "-o", *tiny_overrides)
+    assert done.returncode == 1 and "prefix _layers. removed" in done.stdout  # random weights: below the target
+    assert LAST_LINE.fullmatch(last_line(done)).group(5) == "FAIL"
 
 
 def test_converted_weights_evaluate_as_the_original(run_tool, tiny_overrides, weights, tmp_path):
