@@ -43,6 +43,7 @@ def test_each_site_drops_at_its_rate_and_scales_the_rest(recorded):
 def test_the_two_passes_are_independent(recorded):
     for name, (_, after) in recorded().items():
         rate = RATES["proj_drop_rate" if name.endswith("proj_drop") else "drop_rate"]
+        assert len(after) == 2 * 512, name
         first, second = np.split(after == 0, 2)
         both, deviation = (first & second).mean(), np.sqrt(rate**2 * (1 - rate**2) / first.size)
         assert abs(both - rate**2) < 5 * deviation, name  # equal masks would give the rate itself
