@@ -1,18 +1,73 @@
-"""Reading pickles from elsewhere: only the callables that are named may be asked for, so nothing hidden can run."""
+"""Reading pickles from elsewhere: they can build plain values and arrays of numbers, and nothing hidden can run.
+
+Every global that a pickle may ask for is a stand-in of this project without settable attributes; no class or function of numpy
+or torch is ever handed to it, because a pickle may call them with arguments of its own making. Only text may be a
+dictionary's key: hashing a few nested tuples can take for ever.
+"""
 
 import io
 import pickle
+import re
 
 import numpy as np
 
 from .errors import UserError
 
-_reconstruct = np.zeros(0).__reduce__()[0]  # lives in numpy.core or numpy._core, by numpy's version
+
+class Callable:
+    """What a pickle gets for a global: it can be called, and nothing about it can be changed."""
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make):
+        object.__setattr__(self, "_make", make)
+
+    def __call__(self, *arguments):
+        return self._make(*arguments)
+
+    def __setattr__(self, name, value):
+        raise AttributeError(name)
+
+
+class _Type:
+    """An element type: a number of 1 to 8 bytes."""
+
+    __slots__ = ("code", "order")
+
+    def __init__(self, code, *_):
+        if not re.fullmatch(r"[<>|=]?[fiub][1248]", code):
+            raise ValueError("an array of something other than numbers")
+        self.code, self.order = code.lstrip("<>|="), "<"
+
+    def __setstate__(self, state):
+        self.order = ">" if state[1] == ">" else "<"
+
+    @property
+    def dtype(self):
+        return np.dtype(self.order + self.code)
+
+
+class Array:
+    """An array in a pickle; `value` is the numpy array, once its content has been read."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, *_):
+        self.value = None
+
+    def __setstate__(self, state):
+        _, shape, kind, fortran, content = state
+        content = content.encode("latin1") if isinstance(content, str) else content  # text: written by Python 2
+        if not isinstance(kind, _Type):
+            raise ValueError("an array without a type")
+        self.value = np.frombuffer(content, kind.dtype).reshape(shape, order="F" if fortran else "C")
+
+
 NUMPY_ARRAYS = {
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+    ("numpy.core.multiarray", "_reconstruct"): Callable(Array),
+    ("numpy._core.multiarray", "_reconstruct"): Callable(Array),
+    ("numpy", "ndarray"): "ndarray",  # only named as an argument of _reconstruct
+    ("numpy", "dtype"): Callable(_Type),
 }
 
 
@@ -22,11 +77,11 @@ def loads(content, source, allowed):
 
 
 def load(file, source, allowed, persistent_load=None):
-    """The next object pickled in an open binary file; byte strings of Python 2 become latin-1 text.
+    """The next object pickled in a BytesIO, its arrays as `Array`; byte strings of Python 2 become latin-1 text.
 
     Args:
         source: what to call the file in messages.
-        allowed: {(module, name): object} for every global that the pickle may use.
+        allowed: {(module, name): stand-in} for every global that the pickle may use.
         persistent_load: what the pickle's persistent ids stand for; without it there may be none.
 
     Raises:
@@ -36,11 +91,11 @@ def load(file, source, allowed, persistent_load=None):
         return _Unpickler(file, source, allowed, persistent_load).load()
     except UserError:
         raise
-    except Exception as error:  # a damaged pickle can raise anything
-        raise UserError(f"{source}: damaged pickle ({type(error).__name__}: {error})") from None
+    except Exception as error:  # a damaged pickle can raise anything; its text could hold anything, too
+        raise UserError(f"{source}: damaged pickle ({type(error).__name__})") from None
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):  # the one in Python: the one in C can neither check keys nor bound its memo
     def __init__(self, file, source, allowed, persistent_load):
         super().__init__(file, encoding="latin1")
         self._source = source
@@ -49,10 +104,63 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module, name):
         if (module, name) not in self._allowed:
-            raise UserError(f"{self._source}: refused, its pickle asks for {module}.{name}; get it from its official address")
+            asked = f"{module}.{name}"[:80].replace("\n", " ")
+            raise UserError(f"{self._source}: refused, its pickle asks for {asked}; get it from its official address")
         return self._allowed[module, name]
 
     def persistent_load(self, pid):
         if self._persistent_load is None:
             raise pickle.UnpicklingError("unexpected persistent id")
         return self._persistent_load(pid)
+
+    def _set_item(self):
+        _text(self.stack[-2])
+        pickle._Unpickler.load_setitem(self)
+
+    def _set_items(self):
+        for key in self.stack[::2]:
+            _text(key)
+        pickle._Unpickler.load_setitems(self)
+
+    def _new_dict(self):
+        for key in self.stack[::2]:
+            _text(key)
+        pickle._Unpickler.load_dict(self)
+
+    def _refuse(self):
+        raise pickle.UnpicklingError("a set, or an instance of a class")
+
+    dispatch = {  # noqa: RUF012 (as in the base class)
+        **pickle._Unpickler.dispatch,
+        pickle.SETITEM[0]: _set_item,
+        pickle.SETITEMS[0]: _set_items,
+        pickle.DICT[0]: _new_dict,
+        **dict.fromkeys((pickle.EMPTY_SET[0], pickle.ADDITEMS[0], pickle.FROZENSET[0]), _refuse),
+        **dict.fromkeys((pickle.INST[0], pickle.OBJ[0], pickle.NEWOBJ[0], pickle.NEWOBJ_EX[0]), _refuse),
+        **dict.fromkeys((pickle.EXT1[0], pickle.EXT2[0], pickle.EXT4[0]), _refuse),
+    }
+
+
+def _text(key):
+    if not isinstance(key, str):
+        raise pickle.UnpicklingError("a key that is not text")
+    return key
+
+
+class _Dictionary(dict):
+    """OrderedDict() or, from Python 2, OrderedDict([[key, value], ...])."""
+
+    __slots__ = ()
+
+    def __init__(self, pairs=()):
+        super().__init__((_text(key), value) for key, value in pairs)
+
+    def __setstate__(self, state):
+        """A state is left aside: torch hangs `_metadata` on its state dicts."""
+
+
+CONTAINERS = {
+    ("collections", "OrderedDict"): Callable(_Dictionary),
+    ("builtins", "tuple"): Callable(tuple),
+    ("__builtin__", "tuple"): Callable(tuple),
+}

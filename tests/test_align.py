@@ -28,9 +28,14 @@ def test_a_difference_beyond_the_bound_fails_and_both_sides_are_kept(alignment):
     assert "b: check passed: " in (alignment.output / "loss_two_tensors_diff.log").read_text()
 
 
-@pytest.mark.parametrize("found", [np.full(3, np.nan), np.ones(2), np.array([1.0, np.inf, 1.0])])
-def test_what_cannot_be_compared_is_infinitely_far(found):
-    assert relative_difference(found, np.ones(3)) == float("inf")
+@pytest.mark.parametrize("strange", [np.full(3, np.nan), np.ones(2), np.array([1.0, np.inf, 1.0])])
+def test_what_cannot_be_compared_is_infinitely_far(strange):
+    assert relative_difference(strange, np.ones(3)) == relative_difference(np.ones(3), strange) == float("inf")
+
+
+def test_a_tensor_on_one_side_only_is_an_error(alignment):
+    with pytest.raises(KeyError, match="on one side only"):
+        alignment.compare("loss", "tensors", {"a": np.ones(3)}, {"a": np.ones(3), "b": np.ones(3)}, 1.0)
 
 
 def test_the_loss_and_its_gradients_agree_with_torch(alignment):
@@ -38,9 +43,9 @@ def test_the_loss_and_its_gradients_agree_with_torch(alignment):
     assert len(rows) == 2 and all(row.passed for row in rows), summary(rows)
 
 
-def test_every_gradient_and_learning_rate_agree_with_torch(alignment):
+def test_every_gradient_agrees_with_torch(alignment):
     rows = alignment.backward()
-    assert [row.check for row in rows] == ["backward", "learning rate"] and all(row.passed for row in rows), summary(rows)
+    assert len(rows) == 1 and rows[0].passed, summary(rows)
 
 
 def test_the_ai_studio_layers_gradient_does_not_agree(alignment, monkeypatch):

@@ -42,6 +42,7 @@ def test_the_loss_curve_is_the_golden_one():
     golden, found = json.loads(GOLDEN.read_text()), curve()
     if golden["machine_kind"] == machine_kind():
         assert found == golden["curve"]
+    assert len(found) == len(golden["curve"]) == 20
     for expected, values in zip(golden["curve"], found):
         assert values["loss"] == pytest.approx(expected["loss"], rel=1e-6)
         assert values["kl"] == pytest.approx(expected["kl"], rel=1e-4)  # a small difference of large numbers

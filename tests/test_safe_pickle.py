@@ -14,7 +14,7 @@ from rdrop_paddle.safe_pickle import NUMPY_ARRAYS, loads
 def test_numpy_arrays_come_through():
     array = np.arange(12, dtype="float32").reshape(3, 4)
     found = loads(pickle.dumps({"data": array, "labels": [1, 2]}), "file", NUMPY_ARRAYS)
-    np.testing.assert_array_equal(found["data"], array)
+    np.testing.assert_array_equal(found["data"].value, array)
     assert found["labels"] == [1, 2]
 
 

@@ -20,6 +20,7 @@ def main():
     arguments.add_argument("source", metavar="SOURCE")
     arguments.add_argument("target", metavar="TARGET")
     arguments.add_argument("--heads", type=int, help="attention heads, for .npz from a width that no released ViT has")
+    arguments.add_argument("--sha256", help="what the source's must be")
     options = arguments.parse_args()
     if options.heads is not None and options.heads < 1:
         raise UserError(f"--heads is {options.heads}: give a number above 0")
@@ -29,7 +30,7 @@ def main():
     from rdrop_paddle.vision.weight_formats import read_weights, write_weights
     from rdrop_paddle.vision.weights import Row, WeightReport
 
-    weights = read_weights(options.source)
+    weights = read_weights(options.source, options.sha256)
     rows = [
         Row(name, action, f"{origin} {list(weights.tensors[name].shape)}") for name, (action, origin) in weights.made.items()
     ]

@@ -147,6 +147,6 @@ def _members_of_tar(archive, path, names):
 
 def _images_and_labels(archive, content, source):
     entry = safe_pickle.loads(content, source, safe_pickle.NUMPY_ARRAYS)
-    pixels = entry["data"].reshape(-1, 3, 32, 32)  # uint8, channels first
+    pixels = entry["data"].value.reshape(-1, 3, 32, 32)  # uint8, channels first
     labels = np.asarray(entry[archive.label_key], dtype="int64")
     return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)), labels

@@ -1,9 +1,11 @@
 """Reading the containers that weights come in, recognised by content, as named arrays; nothing in them can run code."""
 
 import hashlib
+import io
+import math
 import zipfile
-from collections import OrderedDict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Dict
 
 import numpy as np
@@ -27,19 +29,25 @@ class WeightFile:
     sha256: str
 
 
-def read_weight_file(path):
+def read_weight_file(path, sha256=None):
     """The arrays of a weight file; bfloat16 becomes float32, every other type stays.
 
+    Args:
+        sha256: what the file's must be; without it a file of the same name with .sha256 behind it is looked for.
+
     Raises:
-        UserError: the file is absent, damaged, of no known container, or asks for more than tensors.
+        UserError: the file is absent, damaged, of no known container, has another checksum, or asks for more than tensors.
     """
     try:
         with open(path, "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+            found = _sha256(file)
             file.seek(0)
             start = file.read(10)
     except OSError as error:
         raise UserError(f"cannot read the weights {path}: {error.strerror}") from None
+    expected = sha256 or _sha256_beside(path)
+    if expected is not None and found != expected.lower():
+        raise UserError(f"{path}: sha256 {found}, expected {expected}; download it again")
     readers = [
         ("npz", start[:2] == b"PK" and not _is_torch_archive(path), _read_npz),
         ("torch", start[:2] == b"PK", _read_torch_archive),
@@ -50,8 +58,17 @@ def read_weight_file(path):
     for container, fits, read in readers:
         if fits:
             arrays, metadata = _guarded(read, path)
-            return WeightFile(container, arrays, metadata, sha256)
+            return WeightFile(container, arrays, metadata, found)
     raise UserError(f"{path}: neither .npz, .safetensors, .pth nor .pdparams by its content; check the download")
+
+
+def _sha256_beside(path):
+    """The digest in the file `path`.sha256, as sha256sum writes it (the digest, then the name), or None."""
+    beside = Path(f"{path}.sha256")
+    try:
+        return (beside.read_text().split() or [""])[0] if beside.exists() else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {beside}: {error}") from None
 
 
 def _sha256(file):  # Python 3.10 has no hashlib.file_digest
@@ -63,11 +80,15 @@ def _sha256(file):  # Python 3.10 has no hashlib.file_digest
 
 def _guarded(read, path):
     try:
-        return read(path)
+        arrays, metadata = read(path)
+        for array in arrays.values():
+            if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
+                raise ValueError("a tensor of something other than numbers")
+        return arrays, metadata
     except UserError:
         raise
     except Exception as error:  # a damaged file can raise anything: BadZipFile, zlib.error, TokenError, RuntimeError, ...
-        raise UserError(f"{path}: damaged file ({type(error).__name__}: {error}); download it again") from None
+        raise UserError(f"{path}: damaged file ({type(error).__name__}); download it again") from None
 
 
 def _is_torch_archive(path):
@@ -79,8 +100,15 @@ def _is_torch_archive(path):
 
 
 def _read_npz(path):
-    with np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}, {}
+    """Member by member, whole: np.load reads no further than a header says and then never sees a wrong CRC."""
+    arrays = {}
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.namelist():
+            content = io.BytesIO(archive.read(member))
+            arrays[member.removesuffix(".npy")] = np.lib.format.read_array(content, allow_pickle=False)
+            if content.read(1):
+                raise ValueError("an array shorter than its file")
+    return arrays, {}
 
 
 def _read_safetensors(path):
@@ -97,14 +125,9 @@ def _read_safetensors(path):
 
 
 def _read_paddle(path):
-    allowed = safe_pickle.NUMPY_ARRAYS | {
-        ("builtins", "tuple"): tuple,
-        ("__builtin__", "tuple"): tuple,
-        ("collections", "OrderedDict"): OrderedDict,
-        ("_codecs", "encode"): _latin1,
-    }
-    with open(path, "rb") as file:
-        found = safe_pickle.load(file, str(path), allowed)
+    latin1 = {("_codecs", "encode"): safe_pickle.Callable(_latin1)}
+    allowed = safe_pickle.NUMPY_ARRAYS | safe_pickle.CONTAINERS | latin1
+    found = safe_pickle.loads(Path(path).read_bytes(), str(path), allowed)
     arrays = {}
     for name, value in _state_dict(found, path, _paddle_array).items():
         array = _paddle_array(value)
@@ -116,7 +139,7 @@ def _read_paddle(path):
 def _latin1(text, encoding):
     """What pickles of protocol 2 write bytes with: `_codecs.encode`, for this one encoding."""
     if encoding != "latin1":
-        raise ValueError(f"encoding {encoding}")
+        raise ValueError("another encoding")
     return text.encode("latin1")
 
 
@@ -124,30 +147,47 @@ def _paddle_array(value):
     """The array of a value in a Paddle state dict, which is it or (parameter name, array); None for anything else."""
     if isinstance(value, tuple) and len(value) == 2:
         value = value[1]
-    return value if isinstance(value, np.ndarray) else None
+    return value.value if isinstance(value, safe_pickle.Array) else None
 
 
 def _state_dict(found, path, as_array):
-    """`found` itself if it holds tensors, otherwise the one dict in it that does, as in {"model": {...}, "epoch": 3}."""
+    """`found`, or the dictionary in it that holds most tensors, as in {"model": {...}, "accuracy": tensor}."""
+    candidates = {}
     if isinstance(found, dict):
-        if any(as_array(value) is not None for value in found.values()):
-            return found
-        inner = [v for v in found.values() if isinstance(v, dict) and any(as_array(t) is not None for t in v.values())]
-        if len(inner) == 1:
-            return inner[0]
-    raise UserError(f"{path}: holds no dictionary of tensors")
+        inner = {name: value for name, value in found.items() if isinstance(value, dict)}
+        for name, value in {"": found, **inner}.items():
+            candidates[name] = sum(as_array(tensor) is not None for tensor in value.values())
+    most = max(candidates.values(), default=0)
+    names = [name for name, count in candidates.items() if count == most]
+    if most == 0:
+        raise UserError(f"{path}: holds no dictionary of tensors")
+    if len(names) > 1:
+        raise UserError(f"{path}: holds {' and '.join(names)}, alike in size; save the one you mean in a file of its own")
+    return inner[names[0]] if names[0] else found
 
 
 class _Storage:
     """A torch storage: raw values that tensors are views of. Old files hold the values behind the tensors."""
+
+    __slots__ = ("count", "kind", "values")
+
+    def __setstate__(self, state):
+        raise ValueError("a storage with a state")
 
     def __init__(self, kind, count, values=None):
         self.kind, self.count, self.values = kind, count, values
 
 
 class _Tensor:
+    __slots__ = ("offset", "size", "storage", "stride")
+
     def __init__(self, storage, offset, size, stride, *_):
+        if not (isinstance(storage, _Storage) and all(type(n) is int for n in (offset, *size, *stride))):
+            raise ValueError("a tensor of something else than numbers")
         self.storage, self.offset, self.size, self.stride = storage, offset, size, stride
+
+    def __setstate__(self, state):
+        raise ValueError("a tensor with a state")
 
     def array(self):
         """The tensor as an array of its own; a view that leaves its storage is an error."""
@@ -157,17 +197,26 @@ class _Tensor:
         last = self.offset + sum((n - 1) * step for n, step in zip(size, stride))
         if 0 in size:
             return np.zeros(size, values.dtype)
-        if last >= len(values) or np.prod(size, dtype=object) > len(values):
+        if last >= len(values) or math.prod(size) > len(values):
             raise ValueError("a tensor larger than its storage")
         steps = [step * values.itemsize for step in stride]
         return np.lib.stride_tricks.as_strided(values[self.offset :], size, steps, writeable=False).copy()
 
 
 _TORCH_GLOBALS = {
-    ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
-    ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
-    ("collections", "OrderedDict"): OrderedDict,
-} | {("torch", f"{name}Storage"): kind for name, kind in _TORCH_TYPES.items()}
+    ("torch._utils", "_rebuild_tensor_v2"): safe_pickle.Callable(_Tensor),
+    ("torch._utils", "_rebuild_parameter"): safe_pickle.Callable(lambda tensor, *_: tensor),
+    **safe_pickle.CONTAINERS,
+    **{("torch", f"{name}Storage"): kind for name, kind in _TORCH_TYPES.items()},
+}
+
+
+def _storage_id(pid):
+    """(kind, key, count) of a persistent id, which the pickle could make of anything."""
+    _, kind, key, _, count, *_ = pid
+    if not (type(kind) is str and kind in _TORCH_TYPES.values() and type(key) is str and type(count) is int):
+        raise ValueError("an unknown kind of storage")
+    return kind, key, count
 
 
 def _read_torch_archive(path):
@@ -179,14 +228,13 @@ def _read_torch_archive(path):
         storages = {}
 
         def storage_of(pid):
-            _, kind, key, _, count = pid
+            kind, key, count = _storage_id(pid)
             if key not in storages:
                 storages[key] = _Storage(kind, count, _array(archive.read(f"{folder}/data/{key}"), kind))
             return storages[key]
 
-        with archive.open(pickled) as file:
-            found = safe_pickle.load(file, str(path), _TORCH_GLOBALS, storage_of)
-        return _torch_arrays(found, path), {}
+        found = safe_pickle.load(io.BytesIO(archive.read(pickled)), str(path), _TORCH_GLOBALS, storage_of)
+        return _torch_arrays(found, path, storages), {}
 
 
 def _read_torch_legacy(path):
@@ -194,23 +242,23 @@ def _read_torch_legacy(path):
     storages = {}
 
     def storage_of(pid):
-        _, kind, key, _, count, *_ = pid
+        kind, key, count = _storage_id(pid)
         return storages.setdefault(key, _Storage(kind, count))
 
-    with open(path, "rb") as file:
-        if safe_pickle.load(file, str(path), {}) != TORCH_LEGACY_MAGIC:
-            raise UserError(f"{path}: not a torch file; check the download")
-        for _ in range(2):  # protocol version, machine
-            safe_pickle.load(file, str(path), {})
-        found = safe_pickle.load(file, str(path), _TORCH_GLOBALS, storage_of)
-        for key in safe_pickle.load(file, str(path), {}):
-            storage = storages[key]
-            count = int(np.frombuffer(file.read(8), "<i8")[0])
-            if count != storage.count:
-                raise ValueError(f"storage {key} holds {count} values instead of {storage.count}")
-            width = 2 if storage.kind == "bf16" else np.dtype(storage.kind).itemsize
-            storage.values = _array(_exactly(file, count * width), storage.kind)
-    return _torch_arrays(found, path), {}
+    file = io.BytesIO(Path(path).read_bytes())
+    if safe_pickle.load(file, str(path), {}) != TORCH_LEGACY_MAGIC:
+        raise UserError(f"{path}: not a torch file; check the download")
+    for _ in range(2):  # protocol version, machine
+        safe_pickle.load(file, str(path), {})
+    found = safe_pickle.load(file, str(path), _TORCH_GLOBALS, storage_of)
+    for key in safe_pickle.load(file, str(path), {}):
+        storage = storages[str(key)]
+        count = int(np.frombuffer(file.read(8), "<i8")[0])
+        if count != storage.count:
+            raise ValueError("a storage of another size than announced")
+        width = 2 if storage.kind == "bf16" else np.dtype(storage.kind).itemsize
+        storage.values = _array(_exactly(file, count * width), storage.kind)
+    return _torch_arrays(found, path, storages), {}
 
 
 def _exactly(file, length):
@@ -220,8 +268,11 @@ def _exactly(file, length):
     return content
 
 
-def _torch_arrays(found, path):
+def _torch_arrays(found, path, storages):
     tensors = _state_dict(found, path, lambda value: value if isinstance(value, _Tensor) else None)
+    held = sum(storage.count for storage in storages.values())
+    if sum(math.prod(tensor.size) for tensor in tensors.values() if isinstance(tensor, _Tensor)) > 2 * held:
+        raise ValueError("far more values than the file holds")
     return {name: tensor.array() for name, tensor in tensors.items() if isinstance(tensor, _Tensor)}
 
 

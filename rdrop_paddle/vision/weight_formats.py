@@ -7,11 +7,12 @@ those of PaddleClas and timm.
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 import paddle
 import safetensors.numpy
+from safetensors import SafetensorError
 
 from ..checkpoint import WEIGHT_FORMAT
 from ..errors import UserError
@@ -33,25 +34,29 @@ class SourceWeights:
     tensors: Dict[str, np.ndarray] = field(default_factory=dict)
     made: Dict[str, Tuple[str, str]] = field(default_factory=dict)
     unknown: List[str] = field(default_factory=list)
+    heads: Optional[int] = None  # attention heads, where the format tells
 
     def add(self, name, array, action, detail):
+        if name in self.tensors:
+            self.unknown.append(f"{detail}, a second {name}")
+            return
         self.tensors[name] = array
         self.made[name] = (action, detail)
 
 
-def read_weights(path):
-    """The tensors of a weight file of any released format.
+def read_weights(path, sha256=None):
+    """The tensors of a weight file of any released format; `sha256` as in `load_weights`.
 
     Raises:
-        UserError: the file is absent, damaged, of no known format, or asks for more than tensors.
+        UserError: the file is absent, damaged, of no known format, has another checksum, or asks for more than tensors.
     """
-    file = read_weight_file(path)
+    file = read_weight_file(path, sha256)
     arrays, prefix = _without_wrapper(file.arrays)
     try:
         if any(name.startswith(("Transformer/", "embedding/")) for name in arrays):
             weights = _from_google(arrays, file.sha256)
         elif any(".attention.attention." in name for name in arrays):
-            weights = _from_transformers(arrays, file.sha256)
+            weights = _from_transformers(file.container, arrays, file.sha256)
         elif file.metadata.get("format") == WEIGHT_FORMAT:
             weights = _as_it_is("rdrop_paddle .safetensors", arrays, file.sha256)
         elif file.container == "paddle":
@@ -60,6 +65,8 @@ def read_weights(path):
             weights = _from_timm(file.container, arrays, file.sha256)
         else:
             raise UserError(f"{path}: its tensors are those of no known ViT ({', '.join(list(arrays)[:3]) or 'none'} ...)")
+    except UserError:
+        raise
     except (ValueError, IndexError) as error:
         raise UserError(f"{path}: a tensor has not the shape that its name stands for ({error})") from None
     if prefix:
@@ -95,6 +102,12 @@ def write_weights(weights, path, heads=None):
         unfinished.replace(path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
+    except UserError:
+        raise
+    except (ValueError, KeyError, IndexError, SafetensorError) as error:
+        raise UserError(f"cannot write {path}: not the tensors of a ViT ({error})") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _usual_heads(tensors):
@@ -154,8 +167,9 @@ _TRANSFORMERS_NAMES = [
 _TRANSFORMERS_QKV = re.compile(r"encoder\.layer\.(\d+)\.attention\.attention\.(query|key|value)\.(weight|bias)")
 
 
-def _from_transformers(arrays, sha256):
-    weights, parts = SourceWeights("Hugging Face transformers .safetensors", sha256), {}
+def _from_transformers(container, arrays, sha256):
+    suffix = ".safetensors" if container == "safetensors" else ".bin"
+    weights, parts = SourceWeights(f"Hugging Face transformers {suffix}", sha256), {}
     for source, array in arrays.items():
         short = source.removeprefix("vit.")
         if match := _TRANSFORMERS_QKV.fullmatch(short):
@@ -202,6 +216,8 @@ def _from_google(arrays, sha256):
         if match := _GOOGLE_ATTENTION.fullmatch(source):
             block, part, kind = match.groups()
             here = "weight" if kind == "kernel" else "bias"
+            if part == "query" and kind == "kernel":
+                weights.heads = array.shape[1]
             if part != "out":  # kernel [D, H, D/H], bias [H, D/H]
                 flat = array.reshape(array.shape[0], -1) if kind == "kernel" else array.reshape(-1)
                 parts.setdefault(f"blocks.{block}.attn.qkv.{here}", {})[part] = flat
@@ -264,6 +280,8 @@ def _renamed(names, source):
 
 def _fuse(weights, parts):
     for name, thirds in parts.items():
+        if len({array.shape for array in thirds.values()}) > 1:
+            raise ValueError(f"query, key and value of {name} differ in shape")
         if set(thirds) == {"query", "key", "value"}:
             array = np.concatenate([thirds["query"], thirds["key"], thirds["value"]], axis=-1)
             weights.add(name, array, "fused", "query, key and value side by side")

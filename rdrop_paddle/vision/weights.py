@@ -65,8 +65,9 @@ def load_weights(model, path, *, strict=True, reset_head=False, sha256=None):
     Raises:
         UserError: an unreadable file, another checksum, or tensors that do not fit.
     """
-    found = read_weights(path)
-    _check_sha256(path, found.sha256, sha256)
+    found = read_weights(path, sha256)
+    if found.heads is not None and found.heads != model.blocks[0].attn.num_heads:
+        raise UserError(f"{path} has {found.heads} attention heads, the model {model.blocks[0].attn.num_heads}")
     report = WeightReport(str(path), found.format, found.sha256)
     tensors = dict(found.tensors)
     if reset_head:
@@ -99,14 +100,6 @@ def load_weights(model, path, *, strict=True, reset_head=False, sha256=None):
     for name, array in state.items():
         parameters[name].set_value(array.astype("float32", copy=False))
     return report
-
-
-def _check_sha256(path, found, expected):
-    beside = Path(f"{path}.sha256")
-    if expected is None and beside.exists():
-        expected = (beside.read_text().split() or [""])[0]  # as sha256sum writes it: the digest, then the name
-    if expected is not None and found != expected.lower():
-        raise UserError(f"{path}: sha256 {found}, expected {expected}; download it again")
 
 
 def find_weights(name, data_root):
@@ -148,7 +141,9 @@ def _side(tokens):
 
 
 def _is_position_embedding(array, shape):
-    return array.ndim == 3 and array.shape[::2] == (1, shape[2]) and _side(array.shape[1]) ** 2 == array.shape[1] - 1 > 0
+    if array.ndim != 3 or array.shape[::2] != (1, shape[2]) or array.shape[1] < 2:
+        return False
+    return _side(array.shape[1]) ** 2 == array.shape[1] - 1
 
 
 def _refuse_leftovers(report):
