@@ -339,3 +339,101 @@ def test_the_real_weights_convert_there_and_back(real_data, tmp_path):
     with np.load(source) as expected, np.load(tmp_path / "back.npz") as found:
         assert set(found.files) == set(expected.files)
         assert all(found[name].tobytes() == expected[name].tobytes() for name in expected.files)
+
+
+def test_a_changed_header_of_a_large_npz_member_is_an_error(tiny_config, google_npz):
+    """A reader that stops where the header says the array ends never compares the CRC."""
+    large = build_model(tiny_config("model.embed_dim=128", "model.classes=1000").model)
+    path, _ = google_npz(large)
+    content = path.read_bytes()
+    at = content.index(b"<f4", content.index(b"head/kernel.npy"))
+    path.write_bytes(content[:at] + b"<f2" + content[at + 3 :])
+    with pytest.raises(UserError, match="damaged file"):
+        load_weights(large, path)
+
+
+def save_pickle(content):
+    return lambda path: path.write_bytes(pickle.dumps(content, protocol=2))
+
+
+STRANGE = {
+    "keys that are numbers": (lambda path: torch.save({1: torch.ones(2)}, path), "damaged pickle"),
+    "no tensors": (lambda path: torch.save({"epoch": 3}, path), "holds no dictionary of tensors"),
+    "two models": (
+        lambda path: torch.save({"a": {"cls_token": torch.ones(2)}, "b": {"cls_token": torch.ones(2)}}, path),
+        "holds a and b, alike in size",
+    ),
+    "another network": (
+        lambda path: torch.save({"conv1.weight": torch.ones(2, 2)}, path),
+        "^[^(]*tensors are those of no known ViT",
+    ),
+    "one storage seen many times": (
+        lambda path: torch.save({f"x{n}": view for n, view in enumerate([torch.ones(1000)] * 50)}, path),
+        "damaged file",
+    ),
+    "an npz of dates": (
+        lambda path: np.savez(path.open("wb"), **{"embedding/kernel": np.array(["2020"], "M8[Y]")}),
+        "damaged file",
+    ),
+    "a list": (save_pickle([1, 2, 3]), "holds no dictionary of tensors"),
+}
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_strange_files_are_one_line_that_says_what(model, tmp_path, kind):
+    write, message = STRANGE[kind]
+    path = tmp_path / "weights"
+    write(path)
+    with pytest.raises(UserError, match=message) as error:
+        load_weights(model, path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_real_modules_state_dict_with_its_metadata_and_a_score_beside_it_loads(model, tiny_config, tmp_path):
+    state = torch.nn.Linear(2, 2).state_dict()  # an OrderedDict with _metadata
+    state.clear()
+    state.update(timm_state(model))
+    torch.save({"model": state, "best_accuracy": torch.tensor(0.9)}, tmp_path / "weights.pth")
+    other = build_model(tiny_config().model)
+    load_weights(other, tmp_path / "weights.pth")
+    np.testing.assert_array_equal(other.head.weight.numpy(), model.head.weight.numpy())
+
+
+def test_another_number_of_heads_is_an_error(model, tiny_config, google_npz):
+    path, _ = google_npz(model)
+    with pytest.raises(UserError, match="has 2 attention heads, the model 4"):
+        load_weights(build_model(tiny_config("model.num_heads=4").model), path)
+
+
+def test_two_names_for_one_tensor_are_an_error(model, tmp_path):
+    huggingface(model).save_pretrained(tmp_path)
+    state = safetensors_torch.load_file(tmp_path / "model.safetensors")
+    safetensors_torch.save_file(state | {"layernorm.weight": torch.ones(16)}, tmp_path / "twice.safetensors")
+    with pytest.raises(UserError, match=r"layernorm.weight, a second norm.weight unexpected"):
+        load_weights(model, tmp_path / "twice.safetensors")
+
+
+def test_a_checksum_file_that_is_none_is_an_error(model, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_weights(model_arrays(model), path)
+    (tmp_path / "weights.safetensors.sha256").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="cannot read .*sha256"):
+        load_weights(model, path)
+
+
+def test_conversion_compares_the_checksum_too(model, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_weights(model_arrays(model), path)
+    with pytest.raises(UserError, match="expected 0000"):
+        read_weights(path, sha256="0" * 64)
+
+
+@pytest.mark.parametrize("name", ["cls_token", "patch_embed.proj.weight", "blocks.0.attn.qkv.bias"])
+def test_tensors_of_no_vit_cannot_be_written_as_google_npz(model, tmp_path, name):
+    path = tmp_path / "weights.safetensors"
+    save_weights(model_arrays(model), path)
+    weights = read_weights(path)
+    weights.tensors[name] = np.zeros([7], "float32")
+    with pytest.raises(UserError):
+        write_weights(weights, tmp_path / "out.npz", heads=2)
+    assert {p.name for p in tmp_path.iterdir()} == {"weights.safetensors"}
