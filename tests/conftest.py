@@ -90,7 +90,7 @@ def google_npz(tmp_path):
         rng = np.random.default_rng(seed)
         arrays = {}
         for name, parameter in model.named_parameters():
-            arrays |= _google_arrays(name, rng.normal(0, 0.05, parameter.shape).astype("float32"), model)
+            arrays |= google_arrays(name, rng.normal(0, 0.05, parameter.shape).astype("float32"), model)
         arrays |= changes or {}
         path = tmp_path / "google.npz"
         np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
@@ -99,7 +99,7 @@ def google_npz(tmp_path):
     return write
 
 
-def _google_arrays(name, array, model):
+def google_arrays(name, array, model):
     """One parameter of this project as the array or arrays of Google's file, written independently of the reader."""
     heads = model.blocks[0].attn.num_heads
     simple = {

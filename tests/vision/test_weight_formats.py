@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import paddle
 import pytest
-from conftest import Payload
+from conftest import Payload, google_arrays
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -71,7 +71,16 @@ def paddle_with_prefix(model, path):
     paddle.save({f"_layers.{name}": tensor for name, tensor in model.state_dict().items()}, str(path))
 
 
+def google_file(model, path):
+    arrays = {}
+    for name, parameter in model.named_parameters():
+        arrays |= google_arrays(name, parameter.numpy(), model)
+    with path.open("wb") as file:
+        np.savez(file, **arrays)
+
+
 WRITERS = {
+    "Google .npz": google_file,
     "timm .safetensors": lambda model, path: safetensors_torch.save_file(timm_state(model), path),
     "timm .pth": lambda model, path: torch.save(timm_state(model), path),
     "timm .pth, nested": lambda model, path: torch.save({"model": timm_state(model), "epoch": 3}, path),
@@ -233,7 +242,14 @@ def _forge(found):
     return file.getvalue()
 
 
-KINDS = ["timm .safetensors", "timm .pth", "timm .pth, before torch 1.6", "PaddleClas .pdparams", "own .safetensors"]
+KINDS = [
+    "Google .npz",
+    "timm .safetensors",
+    "timm .pth",
+    "timm .pth, before torch 1.6",
+    "PaddleClas .pdparams",
+    "own .safetensors",
+]
 
 
 BOUNDED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -262,7 +278,7 @@ def test_damaged_files_are_user_errors_and_never_pass_a_checksum(model, tiny_con
             load_weights(other, path)
         except UserError:
             return
-        if kind == "timm .pth":  # the zip's CRC
+        if kind in ("Google .npz", "timm .pth"):  # the zip's CRC
             assert all(array.tobytes() == expected[name].tobytes() for name, array in model_arrays(other).items())
 
     cut()
