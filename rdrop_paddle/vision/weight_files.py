@@ -45,7 +45,7 @@ def read_weight_file(path, sha256=None):
             start = file.read(10)
     except OSError as error:
         raise UserError(f"cannot read the weights {path}: {error.strerror}") from None
-    expected = sha256 or _sha256_beside(path)
+    expected = _sha256_beside(path) if sha256 is None else sha256
     if expected is not None and found != expected.lower():
         raise UserError(f"{path}: sha256 {found}, expected {expected}; download it again")
     readers = [

@@ -43,6 +43,13 @@ class SourceWeights:
         self.tensors[name] = array
         self.made[name] = (action, detail)
 
+    def add_from_torch(self, name, array, source):
+        """Add a tensor in torch's layout, in which a linear layer's weight is [out, in]."""
+        if _is_linear(name, array):
+            self.add(name, array.T, "transposed", source)
+        else:
+            self.add(name, array, "loaded", source)
+
 
 def read_weights(path, sha256=None):
     """The tensors of a weight file of any released format; `sha256` as in `load_weights`.
@@ -134,10 +141,7 @@ def _as_it_is(label, arrays, sha256):
 def _from_timm(container, arrays, sha256):
     weights = SourceWeights(f"timm {'.pth' if container == 'torch' else '.safetensors'}", sha256)
     for name, array in arrays.items():
-        if _is_linear(name, array):
-            weights.add(name, array.T, "transposed", name)
-        else:
-            weights.add(name, array, "loaded", name)
+        weights.add_from_torch(name, array, name)
     return weights
 
 
@@ -176,8 +180,7 @@ def _from_transformers(container, arrays, sha256):
             block, part, kind = match.groups()
             parts.setdefault(f"blocks.{block}.attn.qkv.{kind}", {})[part] = array.T
         elif name := _renamed(_TRANSFORMERS_NAMES, short):
-            linear = _is_linear(name, array)
-            weights.add(name, array.T if linear else array, "transposed" if linear else "loaded", source)
+            weights.add_from_torch(name, array, source)
         else:
             weights.unknown.append(source)
     _fuse(weights, parts)
