@@ -1,7 +1,8 @@
-"""The independent side of the comparisons: transformers' ViT, and loss, clipping, schedule and SGD in plain torch.
+"""The independent side of the comparisons, in torch; nothing here uses the package. Needs requirements-dev.txt.
 
-Nothing here uses the package; weights are read from Google's .npz by a mapping of its own, position embeddings are resized with
-scipy. Needs requirements-dev.txt.
+To compare numbers: transformers' ViT and loss, clipping, schedule and SGD in plain torch; weights are read from Google's
+.npz by a mapping of its own, position embeddings are resized with scipy. To compare speed: the structure of the official code
+(one forward per pass, micro-batches accumulated) with a ViT of its own, whose attention is torch's fused one.
 """
 
 import math
@@ -10,11 +11,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy import ndimage
-from transformers import ViTConfig, ViTForImageClassification
+from torch import nn
 
 
 def build_vit(*, image_size, patch_size, embed_dim, depth, num_heads, mlp_ratio, classes, seed=0):
     """A ViTForImageClassification in eval mode with random weights; dropout is injected, see `inject_masks`."""
+    from transformers import ViTConfig, ViTForImageClassification  # large, and of no use for the comparison of speed
+
     torch.manual_seed(seed)
     config = ViTConfig(
         image_size=image_size,
@@ -136,3 +139,64 @@ def schedule(optimizer, *, steps, warmup_steps):
         return 0.5 * (1 + math.cos(math.pi * min((update - warmup_steps) / (steps - warmup_steps), 1)))
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+class Vit(nn.Module):
+    """Google's ViT, images [N, 3, S, S] to logits [N, classes], dropout after the position embedding and twice in each MLP."""
+
+    def __init__(self, *, image_size, patch_size, embed_dim, depth, num_heads, mlp_ratio, classes, drop_rate):
+        super().__init__()
+        self.patch_embed = nn.Conv2d(3, embed_dim, patch_size, stride=patch_size)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.pos_embed = nn.Parameter(torch.randn(1, 1 + (image_size // patch_size) ** 2, embed_dim) * 0.02)
+        self.drop = nn.Dropout(drop_rate)
+        hidden_dim = int(embed_dim * mlp_ratio)
+        self.blocks = nn.Sequential(*[VitBlock(embed_dim, num_heads, hidden_dim, drop_rate) for _ in range(depth)])
+        self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
+        self.head = nn.Linear(embed_dim, classes)
+
+    def forward(self, images):
+        x = self.patch_embed(images).flatten(2).transpose(1, 2)  # [N, L-1, D]
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1) + self.pos_embed
+        return self.head(self.norm(self.blocks(self.drop(x)))[:, 0])
+
+
+class VitBlock(nn.Module):
+    """[N, L, D] -> [N, L, D]."""
+
+    def __init__(self, embed_dim, num_heads, hidden_dim, drop_rate):
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm1, self.norm2 = nn.LayerNorm(embed_dim, eps=1e-6), nn.LayerNorm(embed_dim, eps=1e-6)
+        self.qkv, self.proj = nn.Linear(embed_dim, 3 * embed_dim), nn.Linear(embed_dim, embed_dim)
+        layers = [nn.Linear(embed_dim, hidden_dim), nn.GELU(), nn.Dropout(drop_rate)]
+        self.mlp = nn.Sequential(*layers, nn.Linear(hidden_dim, embed_dim), nn.Dropout(drop_rate))
+
+    def forward(self, x):
+        qkv = self.qkv(self.norm1(x)).unflatten(-1, [3, self.num_heads, -1])  # [N, L, 3, H, D/H]
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # [N, H, L, D/H] each
+        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)  # [N, L, D]
+        x = x + self.proj(mixed)
+        return x + self.mlp(self.norm2(x))
+
+
+def update(model, optimizer, images, labels, *, passes, alpha, micro_batch, clip_norm):
+    """One update on a global batch, in micro-batches that are forwarded once per pass, as the official code does."""
+    model.train()
+    for x, label in zip(images.split(micro_batch), labels.split(micro_batch)):
+        if passes == 1:
+            loss = F.cross_entropy(model(x), label)
+        else:
+            loss, _, _ = rdrop_loss(model(x), model(x), label, alpha)
+        (loss * len(label) / len(labels)).backward()
+    nn.utils.clip_grad_norm_(model.parameters(), clip_norm or math.inf)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+@torch.inference_mode()
+def count_correct(model, images, labels, batch_size):
+    """How many images the model tells right."""
+    model.eval()
+    pairs = zip(images.split(batch_size), labels.split(batch_size))
+    return int(sum((model(x).argmax(dim=-1) == label).sum() for x, label in pairs))

@@ -1,13 +1,17 @@
 """What the tools share: arguments, exit status, and the process settings that must precede `import paddle`."""
 
 import argparse
+import ctypes
+import importlib.metadata
 import os
 import sys
 import time
 import warnings
+from pathlib import Path
 
 from .errors import UserError
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 GRACE = 20  # seconds that a rank waits for rank 0 to fail the same way
 
 
@@ -24,6 +28,21 @@ def config_parser(doc):
         "-o", "--override", nargs="+", action="extend", default=[], metavar="key=value", help="e.g. train.steps=300"
     )
     return arguments
+
+
+def positive(text):
+    """An argument's value as an integer from 1 on."""
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text} is no integer from 1 on")
+    return int(text)
+
+
+def check_writable(option, path):
+    """Raises a UserError unless the file that `option` names can be written: before minutes of work, not after them."""
+    try:
+        Path(path).open("a").close()
+    except OSError as error:
+        raise UserError(f"cannot write {option} {path}: {error.strerror}") from None
 
 
 def run(main):
@@ -46,13 +65,46 @@ def run(main):
     sys.exit(status)
 
 
+CPU_SETTINGS = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "FLAGS_use_stride_kernel")
+
+
 def prepare_cpu():
-    """Threads and MKL's kernels, unless the environment already chooses. Paddle must not have been imported."""
+    """Threads, kernels and memory, unless the environment already chooses. Paddle must not have been imported."""
     local_ranks = int(os.environ.get("PADDLE_LOCAL_SIZE", os.environ.get("PADDLE_TRAINERS_NUM", 1)))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(cores // local_ranks, 1)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads(local_ranks)))
     if _is_amd():
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")  # else MKL picks kernels two to four times slower
+    if not _has_gpu_paddle():
+        # a transpose that copies at once is many times faster on a CPU than a view that is copied on use
+        os.environ.setdefault("FLAGS_use_stride_kernel", "0")
+    _keep_freed_memory()
+
+
+def threads(local_ranks):
+    """How many threads each of so many ranks on this machine gets."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(cores // local_ranks, 1)
+
+
+def cpu_settings():
+    """What `prepare_cpu` left in the environment, in one line."""
+    return ", ".join(f"{name} {os.environ.get(name, 'unset')}" for name in CPU_SETTINGS)
+
+
+def _keep_freed_memory():
+    """Have glibc reuse freed memory: fresh pages for each operator's output cost more than most operators."""
+    if any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def _has_gpu_paddle():
+    try:
+        return bool(importlib.metadata.version("paddlepaddle-gpu"))
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
 def _is_amd():

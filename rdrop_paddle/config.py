@@ -63,6 +63,7 @@ class TrainConfig:
     clip_norm: Optional[float] = _within(above=0)
     momentum: float = _within(low=0, high=1)
     weight_decay: float = _within(low=0)
+    recompute: bool
     amp: str = _one_of("off", "O1", "O2")
     amp_dtype: str = _one_of("bfloat16", "float16")
     seed: int = _within(low=0, high=2**32 - 1)
@@ -76,6 +77,7 @@ class RDropConfig:
     passes: int = _one_of(1, 2)
     alpha: float = _within(low=0)
     reduction: str = _one_of("batchmean", "mean", "sum")
+    shared_blocks: int = _within(low=0)
 
 
 @dataclass
@@ -220,6 +222,8 @@ def _check_consistency(config):
         raise UserError(f"train.warmup_steps {train.warmup_steps} must be below train.steps {train.steps}")
     if rdrop.passes == 1 and rdrop.alpha > 0:
         raise UserError(f"rdrop.alpha is {rdrop.alpha} but rdrop.passes is 1: set rdrop.passes=2, or rdrop.alpha=0")
+    if rdrop.passes == 1 and rdrop.shared_blocks > 0:
+        raise UserError(f"rdrop.shared_blocks is {rdrop.shared_blocks} but rdrop.passes is 1: one pass has nothing to share")
     if config.eval.split == "val" and config.data.val_fraction == 0:
         raise UserError("eval.split is val but data.val_fraction is 0, which holds out nothing: raise it")
     if config.name in ("", ".", "..") or Path(config.name).name != config.name:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from rdrop_paddle import UserError, command_line, load_config
+from rdrop_paddle import command_line, load_config
 
 
 def main():
@@ -23,7 +23,7 @@ def main():
     options = arguments.parse_args()
     config = load_config(options.config, options.override)
     if options.json:  # not after minutes of evaluation
-        check_writable(options.json)
+        command_line.check_writable("--json", options.json)
 
     from rdrop_paddle import engine, load_weights, ranks
     from rdrop_paddle.vision.data import data_root
@@ -46,13 +46,6 @@ def main():
         Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
     print(f"accuracy {score['accuracy']:.4f} ({score['correct']}/{score['total']}){verdict}", flush=True)
     return 0 if passed else 1
-
-
-def check_writable(path):
-    try:
-        Path(path).open("a").close()
-    except OSError as error:
-        raise UserError(f"cannot write --json {path}: {error.strerror}") from None
 
 
 if __name__ == "__main__":

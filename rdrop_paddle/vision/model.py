@@ -11,8 +11,10 @@ from dataclasses import fields, replace
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
+from paddle.distributed.fleet.utils import recompute as recompute_in_backward
 
 from ..errors import UserError
+from ..layers import Dropout, LayerNorm, Linear
 
 ARCHITECTURES = {
     "vit_ti16": dict(patch_size=16, embed_dim=192, depth=12, num_heads=3, mlp_ratio=4.0),
@@ -32,6 +34,21 @@ def build_model(config):
     Raises:
         UserError: an unknown name, a number missing, or numbers that do not fit together.
     """
+    config = with_numbers(config)
+    if config.image_size % config.patch_size:
+        raise UserError(f"model.image_size {config.image_size} is no multiple of model.patch_size {config.patch_size}")
+    if config.embed_dim % config.num_heads:
+        raise UserError(f"model.embed_dim {config.embed_dim} is no multiple of model.num_heads {config.num_heads}")
+    settings = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in ("name", "weights")}
+    return VisionTransformer(**settings)
+
+
+def with_numbers(config):
+    """The ModelConfig with the numbers of its name in the places that are None.
+
+    Raises:
+        UserError: an unknown name, or a number missing.
+    """
     if config.name not in ARCHITECTURES:
         near = difflib.get_close_matches(config.name, ARCHITECTURES, n=1, cutoff=0)[0]
         raise UserError(f"model.name is {config.name!r}: did you mean {near}? Known: {', '.join(ARCHITECTURES)}")
@@ -40,12 +57,7 @@ def build_model(config):
     missing = [key for key in ARCHITECTURES["vit_b16"] if getattr(config, key) is None]
     if missing:
         raise UserError(f"model.name {config.name} has no {', '.join(missing)}: set model.{missing[0]}")
-    if config.image_size % config.patch_size:
-        raise UserError(f"model.image_size {config.image_size} is no multiple of model.patch_size {config.patch_size}")
-    if config.embed_dim % config.num_heads:
-        raise UserError(f"model.embed_dim {config.embed_dim} is no multiple of model.num_heads {config.num_heads}")
-    settings = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in ("name", "weights")}
-    return VisionTransformer(**settings)
+    return config
 
 
 class VisionTransformer(nn.Layer):
@@ -72,28 +84,36 @@ class VisionTransformer(nn.Layer):
         self.patch_embed = PatchEmbed(patch_size, embed_dim)
         self.cls_token = self.create_parameter([1, 1, embed_dim], default_initializer=normal)
         self.pos_embed = self.create_parameter([1, tokens, embed_dim], default_initializer=normal)
-        self.pos_drop = nn.Dropout(drop_rate)
+        self.pos_drop = Dropout(drop_rate)
         self.blocks = nn.LayerList(
             [Block(embed_dim, num_heads, mlp_ratio, drop_rate, proj_drop_rate, qkv_bias, epsilon) for _ in range(depth)]
         )
-        self.norm = nn.LayerNorm(embed_dim, epsilon=epsilon)
-        self.head = nn.Linear(embed_dim, classes)
+        self.norm = LayerNorm(embed_dim, epsilon=epsilon)
+        self.head = Linear(embed_dim, classes)
         self.apply(_initialise_linear)
 
-    def forward(self, images, passes=1):
+    def forward(self, images, passes=1, *, shared_blocks=0, recompute=False):
         """Logits [passes * N, classes], the first pass first; each pass has dropout masks of its own.
 
-        What lies before the first dropout is computed once.
+        What lies before the first dropout is computed once, and with `shared_blocks` so are the first blocks and the
+        dropout in them. `recompute` keeps only the blocks' inputs for the backward pass, which computes the rest again.
         """
         x = self.patch_embed(images)  # [N, L-1, D]
         x = paddle.concat([self.cls_token.expand_as(x[:, :1]).astype(x.dtype), x], axis=1)
         x = x + self.pos_embed  # [N, L, D]
-        if passes > 1:
-            x = paddle.concat([x] * passes)
+        if shared_blocks == 0:
+            x = _repeated(x, passes)
         x = self.pos_drop(x)
-        for block in self.blocks:
-            x = block(x)
-        return self.head(self.norm(x[:, 0]))  # LayerNorm acts on each token alone: only the class token is needed
+        for number, block in enumerate(self.blocks, start=1):
+            outputs = 1 if number == len(self.blocks) else None  # the head sees the class token alone
+            x = recompute_in_backward(block, x, outputs) if recompute else block(x, outputs)
+            if number == shared_blocks:
+                x = _repeated(x, passes)
+        return self.head(self.norm(x[:, 0]))
+
+
+def _repeated(x, passes):
+    return paddle.concat([x] * passes) if passes > 1 else x
 
 
 class PatchEmbed(nn.Layer):
@@ -108,17 +128,20 @@ class PatchEmbed(nn.Layer):
 
 
 class Block(nn.Layer):
-    """Pre-norm transformer block, [N, L, D] -> [N, L, D]."""
+    """Pre-norm transformer block, [N, L, D] -> [N, L, D], or [N, outputs, D]: of the first tokens alone."""
 
     def __init__(self, embed_dim, num_heads, mlp_ratio, drop_rate, proj_drop_rate, qkv_bias, epsilon):
         super().__init__()
-        self.norm1 = nn.LayerNorm(embed_dim, epsilon=epsilon)
+        self.norm1 = LayerNorm(embed_dim, epsilon=epsilon)
         self.attn = Attention(embed_dim, num_heads, proj_drop_rate, qkv_bias)
-        self.norm2 = nn.LayerNorm(embed_dim, epsilon=epsilon)
+        self.norm2 = LayerNorm(embed_dim, epsilon=epsilon)
         self.mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio), drop_rate)
 
-    def forward(self, x):
-        x = x + self.attn(self.norm1(x))
+    def forward(self, x, outputs=None):
+        attended = self.attn(self.norm1(x), outputs)
+        if outputs is not None:
+            x = x[:, :outputs]
+        x = x + attended
         return x + self.mlp(self.norm2(x))
 
 
@@ -126,26 +149,28 @@ class Attention(nn.Layer):
     def __init__(self, embed_dim, num_heads, proj_drop_rate, qkv_bias):
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias_attr=None if qkv_bias else False)
-        self.proj = nn.Linear(embed_dim, embed_dim)
-        self.proj_drop = nn.Dropout(proj_drop_rate)
+        self.qkv = Linear(embed_dim, 3 * embed_dim, bias_attr=None if qkv_bias else False)
+        self.proj = Linear(embed_dim, embed_dim)
+        self.proj_drop = Dropout(proj_drop_rate)
 
-    def forward(self, x):
+    def forward(self, x, outputs=None):
         _, length, width = x.shape
         heads = [-1, length, self.num_heads, width // self.num_heads]
         # slices of the last axis copy far less than one transpose of a 5-D tensor
         query, key, value = (t.reshape(heads) for t in self.qkv(x).chunk(3, axis=-1))  # [N, L, H, D/H] each
+        if outputs is not None:
+            query = query[:, :outputs]
         mixed = F.scaled_dot_product_attention(query, key, value)  # [N, L, H, D/H]
-        return self.proj_drop(self.proj(mixed.reshape([-1, length, width])))
+        return self.proj_drop(self.proj(mixed.flatten(2)))
 
 
 class Mlp(nn.Layer):
     def __init__(self, embed_dim, hidden_dim, drop_rate):
         super().__init__()
-        self.fc1 = nn.Linear(embed_dim, hidden_dim)
-        self.drop1 = nn.Dropout(drop_rate)
-        self.fc2 = nn.Linear(hidden_dim, embed_dim)
-        self.drop2 = nn.Dropout(drop_rate)
+        self.fc1 = Linear(embed_dim, hidden_dim)
+        self.drop1 = Dropout(drop_rate)
+        self.fc2 = Linear(hidden_dim, embed_dim)
+        self.drop2 = Dropout(drop_rate)
 
     def forward(self, x):
         x = self.drop1(F.gelu(self.fc1(x)))  # the exact GELU, with erf
@@ -153,7 +178,7 @@ class Mlp(nn.Layer):
 
 
 def _initialise_linear(layer):
-    if isinstance(layer, nn.Linear):
+    if isinstance(layer, Linear):
         nn.initializer.TruncatedNormal(std=0.02)(layer.weight)
         if layer.bias is not None:
             nn.initializer.Constant(0.0)(layer.bias)

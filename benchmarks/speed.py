@@ -1,0 +1,171 @@
+"""Speed and memory of training or evaluation, alone or side by side with torch or with other settings.
+
+A measurement is a fresh set of processes (speed_paddle.py under Paddle's launcher, or speed_torch.py) that warms up and then
+times updates, or passes over the held-out images. Two sides take turns, A B A B ..., and are compared pair by pair, because the
+speed of a machine drifts.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Optional
+
+from rdrop_paddle import command_line
+from rdrop_paddle.config import load_config
+from rdrop_paddle.errors import UserError
+from rdrop_paddle.vision.model import with_numbers
+
+HERE = Path(__file__).resolve().parent
+MODEL_NUMBERS = ("image_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "classes", "drop_rate")
+TORCH_BATCHES = 4  # that torch's evaluation reads again and again
+
+
+@dataclass(frozen=True)
+class Side:
+    """What is measured: a config with overrides on so many ranks, in Paddle or in torch."""
+
+    config: str
+    overrides: tuple
+    changes: tuple = ()  # overrides of this side alone
+    evaluation: bool = False
+    ranks: int = 1
+    framework: str = "paddle"
+    torch_micro_batch: Optional[int] = None  # images per forward in torch; None = the global batch at once
+    warmup: int = 2  # updates, or passes over the images, that are not counted
+    repeats: int = 6  # that are
+
+    def label(self):
+        threads = os.environ.get("OMP_NUM_THREADS") or command_line.threads(self.ranks)
+        return f"{self.framework}, {self.ranks} x {threads} thread(s)" + "".join(f", {o}" for o in self.changes)
+
+    def against(self, words):
+        """The other side: "torch", or overrides, where ranks=N changes the number of ranks."""
+        if words == ["torch"]:
+            return replace(self, framework="torch", ranks=1)
+        ranks = [word.removeprefix("ranks=") for word in words if word.startswith("ranks=")]
+        if not all(number.isdigit() and int(number) > 0 for number in ranks):
+            raise UserError(f"--against {' '.join(words)}: give ranks as a number from 1 on")
+        changes = tuple(word for word in words if not word.startswith("ranks="))
+        return replace(self, ranks=int((ranks or [self.ranks])[-1]), changes=changes)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One run of a side; sums over its ranks, medians over its repeats."""
+
+    images_per_second: float
+    updates_per_second: float  # of an evaluation: passes over the images
+    reader_share: float  # of the time; the torch side is given its images for nothing
+    peak_memory: float  # GB resident, with pages that ranks share counted once
+    gflop: float  # of the matrix products per update as the method prescribes them
+    ceiling: float  # GFLOP/s of a large square product on all ranks at once
+
+    @property
+    def utilisation(self):
+        """Share of the ceiling that the prescribed matrix products reach."""
+        return self.gflop * self.updates_per_second / self.ceiling
+
+
+def measure(side):
+    """Run `side` once in processes of its own; returns a Measurement.
+
+    Raises:
+        UserError: the config is wrong, or the processes failed; the message ends with what they said last.
+    """
+    overrides = [*side.overrides, *side.changes]
+    config = load_config(side.config, overrides)
+    numbers = with_numbers(config.model)
+    model = {name: getattr(numbers, name) for name in MODEL_NUMBERS}
+    images = TORCH_BATCHES * config.eval.batch_size if side.evaluation else config.train.batch_size
+    with tempfile.TemporaryDirectory() as folder:
+        specification = Path(folder, "specification.json")
+        specification.write_text(json.dumps(asdict(side) | dict(overrides=overrides, model=model, images=images)))
+        launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", str(side.ranks), "--log_dir", f"{folder}/log"]
+        worker = [str(HERE / f"speed_{side.framework}.py"), str(specification), folder]
+        command = [sys.executable, *(launch if side.ranks > 1 else []), *worker]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        found = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("rank-*.json"))]
+        if done.returncode or len(found) != side.ranks:
+            log = Path(folder, "log", "workerlog.0")
+            said = (log.read_text() if log.exists() else done.stdout).strip().splitlines() or ["nothing was printed"]
+            raise UserError(f"{side.label()} failed: {said[-1]}")
+    flop = forward_flop(**model) * found[0]["images"] * (1 if side.evaluation else 3 * config.rdrop.passes)
+    return _over_ranks(found, flop)
+
+
+def _over_ranks(found, flop):
+    first = found[0]
+    seconds = statistics.median(first["seconds"])
+    return Measurement(
+        images_per_second=first["images"] / seconds,
+        updates_per_second=1 / seconds,
+        reader_share=first["reading"] / sum(first["seconds"]),
+        peak_memory=sum(rank["peak_memory"] for rank in found),
+        gflop=flop / 1e9,
+        ceiling=sum(rank["ceiling"] for rank in found),
+    )
+
+
+def forward_flop(*, image_size, patch_size, embed_dim, depth, mlp_ratio, classes, **_ignored):
+    """Floating point operations of the matrix products in one image's forward, two for each multiplication.
+
+    The whole network for every token: what an implementation saves counts as speed. Training takes three times that.
+    """
+    patches = (image_size // patch_size) ** 2
+    tokens = patches + 1
+    linear = tokens * embed_dim**2 * (3 + 1 + 2 * mlp_ratio)
+    attention = 2 * tokens**2 * embed_dim
+    embedding = patches * 3 * patch_size**2 * embed_dim
+    return 2 * (depth * (linear + attention) + embedding + embed_dim * classes)
+
+
+def take_turns(sides, rounds):
+    """Measure the sides one after the other, so many rounds of it: [[Measurement of each side], ...]."""
+    return [[measure(side) for side in sides] for _ in range(rounds)]
+
+
+def ratios(rounds):
+    """images/s of the first side over the second's, one for each pair."""
+    return [first.images_per_second / second.images_per_second for first, second in rounds]
+
+
+def table(sides, rounds):
+    """Medians over the rounds as a Markdown table, the range of images/s in brackets."""
+    lines = [
+        "| | images/s | updates/s | reader | peak memory | GFLOP per update | share of the ceiling |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for side, runs in zip(sides, zip(*rounds)):
+        speeds = [run.images_per_second for run in runs]
+        m = Measurement(*(statistics.median(getattr(run, f.name) for run in runs) for f in fields(Measurement)))
+        cells = [
+            side.label(),
+            f"{m.images_per_second:.2f} ({min(speeds):.2f} to {max(speeds):.2f})",
+            f"{m.updates_per_second:.3f}",
+            f"{m.reader_share:.1%}" if side.framework == "paddle" else "-",
+            f"{m.peak_memory:.2f} GB",
+            f"{m.gflop:.0f}",
+            f"{m.utilisation:.0%} of {m.ceiling:.0f} GFLOP/s",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def ratio_text(values):
+    """The median of the pairs' ratios and their range."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f}, {len(values)} pairs)"
+
+
+def as_json(sides, rounds):
+    """Everything that was measured, as a dictionary."""
+    found = {"sides": [asdict(side) | {"label": side.label()} for side in sides]}
+    found["rounds"] = [[asdict(measurement) for measurement in each] for each in rounds]
+    if len(sides) == 2:
+        values = ratios(rounds)
+        found["ratio"] = {"median": statistics.median(values), "min": min(values), "max": max(values), "pairs": values}
+    return found

@@ -1,0 +1,47 @@
+"""What the workers of speed.py share: time repeats of a piece of work and write the figures of one rank."""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+PRODUCT, PRODUCTS = 1536, 10  # side of the square matrices, and how many products are timed
+
+
+def specification():
+    """The Side that is measured, as a dictionary, with the model's numbers; the first argument names the file."""
+    return json.loads(Path(sys.argv[1]).read_text())
+
+
+def report(once, *, rank, images, ceiling):
+    """Call `once()`, which returns the seconds it spent reading, and write FOLDER/rank-N.json; `images` of all ranks."""
+    chosen, folder = specification(), Path(sys.argv[2])
+    for _ in range(chosen["warmup"]):
+        once()
+    seconds, reading = [], 0.0
+    for _ in range(chosen["repeats"]):
+        start = time.perf_counter()
+        reading += once()
+        seconds.append(time.perf_counter() - start)
+    figures = dict(seconds=seconds, reading=reading, images=images, ceiling=ceiling, peak_memory=peak_memory())
+    (folder / f"rank-{rank}.json").write_text(json.dumps(figures))
+
+
+def fastest_product(ones):
+    """GFLOP/s of the fastest of some products of large square matrices; `ones(shape)` makes a matrix."""
+    a, b = ones([PRODUCT, PRODUCT]), ones([PRODUCT, PRODUCT])
+    seconds = []
+    for _ in range(PRODUCTS):
+        start = time.perf_counter()
+        a @ b
+        seconds.append(time.perf_counter() - start)
+    return 2 * PRODUCT**3 / min(seconds) / 1e9
+
+
+def peak_memory():
+    """GB that this process had resident at most, its part of the pages that it shares with other ranks alone."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # Linux: in kB
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
+    now = {name.rstrip(":"): int(size) for name, size, _ in map(str.split, lines)}
+    return peak - (now["Rss"] - now["Pss"]) / 1e6

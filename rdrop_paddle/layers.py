@@ -1,0 +1,122 @@
+"""Linear, LayerNorm and Dropout: Paddle's layers, with the parts that are slow on a CPU computed in another way.
+
+Measured in benchmarks/NOTES.md: Paddle's CPU kernels for the gradient of a bias, for LayerNorm's gradient and for dropout's
+random numbers take longer than the matrix products beside them. Reductions are products with a vector of ones here, and masks
+come from numpy's SFC64. Values are Paddle's up to float32 rounding; on other devices and in static graphs these are
+Paddle's own layers.
+"""
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+from paddle.autograd import PyLayer
+
+STEPS = 1 << 16  # dropout's rate is rounded to 1/STEPS
+
+
+class Linear(nn.Linear):
+    """nn.Linear, [..., in] -> [..., out]."""
+
+    def forward(self, x):
+        if self.bias is None or not _on_cpu(x):
+            return super().forward(x)
+        return _LinearOnCpu.apply(x, self.weight, self.bias)
+
+
+class LayerNorm(nn.LayerNorm):
+    """nn.LayerNorm over the last axis."""
+
+    def forward(self, x):
+        if not _on_cpu(x):
+            return super().forward(x)
+        return _LayerNormOnCpu.apply(x, self.weight, self.bias, self._epsilon)
+
+
+class Dropout(nn.Dropout):
+    """nn.Dropout: zeros at rate p, the rest divided by 1 - p. Its masks are a function of Paddle's generator's state."""
+
+    def forward(self, x):
+        if not self.training or self.p == 0:
+            return x
+        if self.p == 1 or not _on_cpu(x):
+            return super().forward(x)
+        return _DropoutOnCpu.apply(x, self.p)
+
+
+class _LinearOnCpu(PyLayer):
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        return paddle.matmul(x, weight).add_(bias)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight = ctx.saved_tensor()
+        x_rows, gradient_rows = _rows(x), _rows(gradient)
+        of_x = paddle.matmul(gradient, weight, transpose_y=True)
+        of_weight = paddle.matmul(x_rows, gradient_rows, transpose_x=True)
+        return of_x, of_weight, _sum_of_rows(gradient_rows)
+
+
+class _LayerNormOnCpu(PyLayer):
+    @staticmethod
+    def forward(ctx, x, weight, bias, epsilon):
+        ctx.save_for_backward(x, weight)
+        ctx.epsilon = epsilon
+        return F.layer_norm(x, x.shape[-1:], weight, bias, epsilon)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight = ctx.saved_tensor()
+        width = x.shape[-1]
+        rows, of_y = _rows(x), _rows(gradient)
+        mean_of_row = paddle.full([width, 1], 1 / width, dtype=x.dtype)
+        centred = rows - paddle.matmul(rows, mean_of_row)
+        scale = paddle.rsqrt(paddle.matmul(centred * centred, mean_of_row) + ctx.epsilon)  # [rows, 1]
+        normal = centred.multiply_(scale)
+        product = of_y * normal
+        of_weight, of_bias = _sum_of_rows(product), _sum_of_rows(of_y)
+        weighted_mean = (weight / width).unsqueeze(-1)
+        along, across = paddle.matmul(product, weighted_mean), paddle.matmul(of_y, weighted_mean)
+        of_x = (of_y * weight).subtract_(across).subtract_(normal.multiply_(along)).multiply_(scale)
+        return of_x.reshape(x.shape), of_weight, of_bias
+
+
+class _DropoutOnCpu(PyLayer):
+    @staticmethod
+    def forward(ctx, x, rate):
+        ctx.keep, ctx.factor = keep_mask(x.shape, rate)
+        return x * _as_float(ctx)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * _as_float(ctx)
+
+
+def keep_mask(shape, rate):
+    """(bool array of `shape`, True with probability 1 - rate; the factor that keeps the mean), from Paddle's generator."""
+    threshold = min(max(round(rate * STEPS), 1), STEPS - 1)
+    count = int(np.prod(shape))
+    seed = paddle.randint(0, 2**31 - 1, [4]).numpy()
+    words = np.random.SFC64(seed).random_raw(-(-count // 4))  # uint64, four numbers of 16 bits each
+    return (words.view(np.uint16)[:count] >= threshold).reshape(shape), STEPS / (STEPS - threshold)
+
+
+def _as_float(ctx):
+    # the mask is kept in a byte per element: made anew in the backward pass it costs a twentieth of a matrix product
+    scaled = np.multiply(ctx.keep, np.float32(ctx.factor))
+    return paddle.utils.dlpack.from_dlpack(scaled.__dlpack__())  # shares the memory
+
+
+def _on_cpu(x):
+    return paddle.in_dynamic_mode() and x.place.is_cpu_place()
+
+
+def _rows(x):
+    return x.reshape([-1, x.shape[-1]])
+
+
+def _sum_of_rows(rows):
+    ones = paddle.ones([1, rows.shape[0]], dtype=rows.dtype)
+    return paddle.matmul(ones, rows).squeeze(0)

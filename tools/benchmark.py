@@ -1,0 +1,60 @@
+"""Measure the speed and memory of training or evaluation, alone or against torch or other settings.
+
+python tools/benchmark.py -c configs/vit_ti16_cifar100_rdrop.yaml --ranks 2
+python tools/benchmark.py -c configs/vit_ti16_cifar100_rdrop.yaml --ranks 2 --against torch --json speed.json
+python tools/benchmark.py -c configs/vit_ti16_cifar100_rdrop.yaml --ranks 2 --against rdrop.passes=1 rdrop.alpha=0
+python tools/benchmark.py -c configs/vit_ti16_cifar100_rdrop.yaml --ranks 2 --against torch --evaluation
+
+Training takes its updates from the config's real data; evaluation reads the held-out part, data.val_fraction of the training
+images. The two sides take turns on the same machine; keep it quiet. torch needs requirements-dev.txt.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from rdrop_paddle import UserError, command_line
+
+
+def main():
+    arguments = command_line.config_parser(__doc__)
+    arguments.add_argument("--ranks", type=command_line.positive, default=1, help="Paddle processes; they share the cores")
+    arguments.add_argument("--against", nargs="+", metavar="WHAT", help="torch, or key=value ... and ranks=N of the other side")
+    arguments.add_argument("--evaluation", action="store_true", help="measure evaluation instead of training")
+    arguments.add_argument("--rounds", type=command_line.positive, default=5, help="measurements of each side (default 5)")
+    arguments.add_argument("--repeats", type=command_line.positive, default=6, help="updates in one measurement (default 6)")
+    arguments.add_argument("--torch-micro-batch", type=command_line.positive, help="default: the whole global batch")
+    arguments.add_argument("--json", metavar="FILE", help="write everything that was measured there")
+    options = arguments.parse_args()
+    if options.json:
+        command_line.check_writable("--json", options.json)
+    if options.against == ["torch"]:
+        try:
+            import torch  # noqa: F401
+        except ImportError:
+            raise UserError("torch is not installed: pip install -r requirements-dev.txt") from None
+
+    from benchmarks import speed
+
+    side = speed.Side(
+        config=str(Path(options.config).resolve()),
+        overrides=tuple(options.override),
+        evaluation=options.evaluation,
+        ranks=options.ranks,
+        torch_micro_batch=options.torch_micro_batch,
+        repeats=options.repeats,
+    )
+    sides = [side] if options.against is None else [side, side.against(options.against)]
+    rounds = speed.take_turns(sides, options.rounds)
+    print(speed.table(sides, rounds))
+    if len(sides) == 2:
+        print(f"\nimages/s, first over second: {speed.ratio_text(speed.ratios(rounds))}")
+    if options.json:
+        Path(options.json).write_text(json.dumps(speed.as_json(sides, rounds), indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    command_line.run(main)
