@@ -8,6 +8,7 @@ higher; the last tensor of a batch holds the indices of its samples. See vision/
 import contextlib
 import itertools
 import time
+from typing import NamedTuple
 
 import numpy as np
 import paddle
@@ -18,6 +19,8 @@ from .errors import UserError
 from .loss import RDropLoss, cross_entropy
 from .schedule import WarmupCosine
 
+FIGURES = ("loss", "ce", "kl", "grad_norm")  # of an update: global-batch means, and the gradient's norm before clipping
+
 
 def train(trainer, log):
     """Train from where `trainer` stands to `train.steps`, with checkpoints and evaluations in the run folder of `log`.
@@ -26,23 +29,26 @@ def train(trainer, log):
     they are loaded and `eval.split` is read once. Returns its score.
 
     Raises:
-        FloatingPointError: a loss or gradient that is not finite.
+        FloatingPointError: a loss or gradient that is not finite, before anything of it is saved.
     """
     task, config = trainer.task, trainer.config
-    steps = config.train.steps
+    steps, periods = config.train.steps, (config.train.log_every, config.train.eval_every, config.train.save_every)
     clock = Clock()
     for update in range(trainer.updates_done + 1, steps + 1):
         lr = trainer.optimizer.get_lr()
         micro_batches, reading = trainer.read()
-        means = trainer.step(micro_batches, log.folder)
+        trainer.step(micro_batches)
         clock.add(reading)
         log.progress(update)
-        if update % config.train.log_every == 0 or update == steps:
+        logs, evaluates, saves = (update % period == 0 or update == steps for period in periods)
+        if logs or evaluates or saves:
+            means = trainer.fetch(log.folder)
+        if logs:
             log.training(update, lr=lr, **means, **clock.lap(config.train.batch_size))
-        if update % config.train.eval_every == 0 or update == steps:
+        if evaluates:
             trainer.best = _keep_best(trainer, log)
             clock.restart()
-        if update % config.train.save_every == 0 or update == steps:
+        if saves:
             trainer.save(log.folder)
             clock.restart()
     checkpoint.load_best(log.folder, task.model)
@@ -70,6 +76,14 @@ def evaluate(task, split, amp=None):
     return task.score(ranks.sum_over_all(counts).numpy())
 
 
+class Pending(NamedTuple):
+    """An update whose figures are still on the device."""
+
+    update: int
+    figures: paddle.Tensor  # float32 [len(FIGURES)]
+    indices: list  # of the samples of this rank, one tensor per micro-batch
+
+
 class Trainer:
     """What one update needs: model, criterion, optimizer, learning rate, precision; and how far training has come.
 
@@ -82,6 +96,7 @@ class Trainer:
         self.config = config
         self.updates_done = 0
         self.best = None  # the best score on the held-out part so far
+        self.pending = []  # updates that `fetch` has not looked at
         self.rank, self.ranks = ranks.rank(), ranks.count()
         self.accumulation = accumulation(config.train, self.ranks)
         self.criterion = RDropLoss(alpha=config.rdrop.alpha, reduction=config.rdrop.reduction)
@@ -122,22 +137,34 @@ class Trainer:
         start = time.perf_counter()
         return list(itertools.islice(self.batches, self.accumulation)), time.perf_counter() - start
 
-    def step(self, micro_batches, run_folder):
-        """One update; returns what `backward` returns. Nothing is changed when that is not finite."""
+    def step(self, micro_batches):
+        """One update, without waiting for the device; `fetch` tells later how it went."""
         update = self.updates_done + 1
-        means = self.backward(micro_batches, update)
-        # float16 overflows now and then: the scaler then skips the update by itself
-        watched = ["loss"] if self.scaler else ["loss", "grad_norm"]
-        if not all(np.isfinite(means[name]) for name in watched):
-            raise FloatingPointError(_describe_failure(update, means, micro_batches, run_folder))
+        figures = self.backward(micro_batches, update)
+        self.pending.append(Pending(update, figures, [batch[-1] for batch in micro_batches]))
         if self.scaler:
-            self.scaler.step(self.optimizer)
+            self.scaler.step(self.optimizer)  # waits: Paddle reads on the host whether the gradient overflowed
             self.scaler.update()
         else:
             self.optimizer.step()
         self.optimizer.clear_grad()
         self.schedule.step()
         self.updates_done = update
+
+    def fetch(self, run_folder):
+        """The FIGURES of the last update as {name: float}, after one transfer of all since the last call.
+
+        Raises:
+            FloatingPointError: one of these updates was not finite; the message describes the first.
+        """
+        rows = paddle.stack([done.figures for done in self.pending]).tolist()
+        # float16 overflows now and then: the scaler then skips the update by itself
+        watched = ["loss"] if self.scaler else ["loss", "grad_norm"]
+        for done, row in zip(self.pending, rows):
+            means = dict(zip(FIGURES, row))
+            if not all(np.isfinite(means[name]) for name in watched):
+                raise FloatingPointError(_describe_failure(done, means, run_folder))
+        self.pending.clear()
         return means
 
     def backward(self, micro_batches, update):
@@ -147,7 +174,7 @@ class Trainer:
         gradient is divided by the number in the whole global batch: neither accumulation nor ranks change it.
 
         Returns:
-            the global batch's mean loss, ce and kl, and grad_norm, the gradient's global norm before clipping.
+            the FIGURES, float32 [4] on the device.
         """
         # a pure function of seed, update and rank: resuming needs no generator state
         paddle.seed(_dropout_seed(self.config.train.seed, update, self.rank))
@@ -158,8 +185,7 @@ class Trainer:
                 totals += self._accumulate(batch)
         totals = ranks.sum_over_all(totals)
         grad_norm = self._scale_gradients(self.ranks / totals[3])  # DataParallel has averaged over the ranks
-        values = paddle.concat([totals[:3] / totals[3], grad_norm.reshape([1])]).tolist()
-        return dict(zip(("loss", "ce", "kl", "grad_norm"), values))
+        return paddle.concat([totals[:3] / totals[3], grad_norm.reshape([1])])
 
     def _accumulate(self, batch):
         """Forward and backward of one micro-batch: [loss, ce, kl, 1] times its unmasked positions."""
@@ -171,7 +197,7 @@ class Trainer:
             loss, kl = ce, paddle.zeros_like(ce)
         else:
             loss, ce, kl = self.criterion.terms(*logits.chunk(2), labels, pad_mask)
-        positions = (~pad_mask).astype("float32").sum() if pad_mask is not None else paddle.to_tensor(float(labels.size))
+        positions = (~pad_mask).astype("float32").sum() if pad_mask is not None else paddle.full([], labels.size, "float32")
         weighted = loss * positions
         (self.scaler.scale(weighted) if self.scaler else weighted).backward()
         return paddle.stack([weighted, ce * positions, kl * positions, positions]).detach()
@@ -252,10 +278,10 @@ def _dropout_seed(seed, update, rank):
     return int(np.random.SeedSequence([seed, update, rank]).generate_state(1)[0])
 
 
-def _describe_failure(update, means, micro_batches, run_folder):
-    indices = [int(i) for batch in micro_batches for i in batch[-1].numpy().ravel()]
+def _describe_failure(done, means, run_folder):
+    indices = [int(i) for micro_batch in done.indices for i in micro_batch.numpy().ravel()]
     last = checkpoint.latest(run_folder)
     return (
-        f"update {update}: loss {means['loss']}, gradient norm {means['grad_norm']}; samples of this rank: {indices}; "
+        f"update {done.update}: loss {means['loss']}, gradient norm {means['grad_norm']}; samples of this rank: {indices}; "
         f"last good checkpoint: {last or 'none yet'}"
     )

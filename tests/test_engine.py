@@ -1,16 +1,18 @@
 import itertools
 import json
+import re
 
 import numpy as np
 import paddle
 import pytest
 from gradient_worker import gradients
 from safetensors import safe_open
+from safetensors.numpy import load_file
 
-from rdrop_paddle import UserError, engine, evaluate
+from rdrop_paddle import UserError, checkpoint, engine, evaluate
 from rdrop_paddle.checkpoint import model_arrays
 from rdrop_paddle.config import BASE
-from rdrop_paddle.engine import Trainer, _dropout_seed
+from rdrop_paddle.engine import FIGURES, Trainer, _dropout_seed
 from rdrop_paddle.loss import RDropLoss
 from rdrop_paddle.runlog import RunLog
 from rdrop_paddle.schedule import lr_at
@@ -53,18 +55,23 @@ def trainer_for(config):
     return trainer, micro_batches
 
 
+def figures_of(trainer, micro_batches, update=1):
+    return dict(zip(FIGURES, trainer.backward(micro_batches, update).tolist()))
+
+
 def test_one_update_is_sgd_with_the_schedules_rate_and_a_clipped_gradient(tiny_config, tmp_path):
     config = tiny_config("train.clip_norm=0.01", "train.lr=0.5")
     trainer, micro_batches = trainer_for(config)
     before = model_arrays(trainer.task.model)
-    means = trainer.step(micro_batches, tmp_path)
+    trainer.step(micro_batches)
+    means = trainer.fetch(tmp_path)
     after = model_arrays(trainer.task.model)
     moved = np.sqrt(sum(np.square(after[name] - before[name]).sum() for name in before))
     assert means["grad_norm"] > 0.01  # before clipping
     assert moved == pytest.approx(0.01 * lr_at(1, steps=6, warmup_steps=2, peak=0.5), rel=1e-3)
 
 
-def test_the_second_update_carries_momentum_and_weight_decay(tiny_config, tmp_path):
+def test_the_second_update_carries_momentum_and_weight_decay(tiny_config):
     overrides = ["train.clip_norm=null", "train.momentum=0.8", "train.weight_decay=0.1", "train.warmup_steps=0"]
     trainer, micro_batches = trainer_for(tiny_config(*overrides))
     weight, velocity = trainer.task.model.head.weight, 0.0
@@ -73,7 +80,7 @@ def test_the_second_update_carries_momentum_and_weight_decay(tiny_config, tmp_pa
         trainer.backward(micro_batches, trainer.updates_done + 1)
         velocity = 0.8 * velocity + weight.grad.numpy() + 0.1 * before
         trainer.optimizer.clear_grad()
-        trainer.step(micro_batches, tmp_path)
+        trainer.step(micro_batches)
         np.testing.assert_allclose(weight.numpy(), before - lr * velocity, atol=1e-7)
 
 
@@ -89,13 +96,13 @@ def test_a_gradient_below_the_limit_is_left_alone(tiny_config):
 
 def test_the_baseline_has_one_pass_and_no_kl(tiny_config):
     trainer, micro_batches = trainer_for(tiny_config("rdrop.passes=1", "rdrop.alpha=0"))
-    means = trainer.backward(micro_batches, 1)
+    means = figures_of(trainer, micro_batches)
     assert means["kl"] == 0 and means["loss"] == means["ce"] > 0
 
 
 def test_doubled_batch_without_kl_logs_the_kl_but_does_not_train_it(tiny_config):
     trainer, micro_batches = trainer_for(tiny_config("rdrop.alpha=0"))
-    means = trainer.backward(micro_batches, 1)
+    means = figures_of(trainer, micro_batches)
     assert means["kl"] > 0 and means["loss"] == means["ce"]
 
 
@@ -105,20 +112,57 @@ def test_dropout_is_a_function_of_seed_update_and_rank(tiny_config):
     trainer, micro_batches = trainer_for(tiny_config("model.drop_rate=0.5"))
     losses = []
     for update in (1, 1, 2):
-        losses.append(trainer.backward(micro_batches, update)["loss"])
+        losses.append(figures_of(trainer, micro_batches, update)["loss"])
         trainer.optimizer.clear_grad()
     assert losses[0] == losses[1] != losses[2]
 
 
-def test_a_loss_that_is_not_finite_stops_before_anything_is_changed(tiny_config, tmp_path):
-    trainer, micro_batches = trainer_for(tiny_config())
-    trainer.task.model.head.bias.set_value(np.full(10, np.nan, "float32"))
-    before = model_arrays(trainer.task.model)
-    index = int(micro_batches[0][2][0])
-    with pytest.raises(FloatingPointError, match=rf"update 1: loss nan.*samples of this rank: \[{index}, .*none yet"):
-        trainer.step(micro_batches, tmp_path)
-    after = model_arrays(trainer.task.model)
-    assert all(before[name].tobytes() == after[name].tobytes() for name in before)
+@pytest.mark.parametrize("period", ["log_every", "eval_every", "save_every"])
+def test_a_run_that_diverges_names_its_first_bad_update_and_saves_nothing_of_it(tiny_config, monkeypatch, period):
+    """Update 3 is not finite and the next look is after update 4, whichever reason there is to look."""
+    periods = {"log_every": 100, "eval_every": 100, "save_every": 100, period: 2}
+    config = tiny_config("train.steps=12", *(f"train.{name}={value}" for name, value in periods.items()))
+    trainer = Trainer(ImageClassification(config), config)
+    step, indices = trainer.step, []
+
+    def step_and_break(micro_batches):
+        indices.append(int(micro_batches[0][2][0]))
+        if trainer.updates_done == 2:
+            trainer.save(log.folder)
+            trainer.task.model.head.bias.set_value(np.full(10, np.nan, "float32"))
+        step(micro_batches)
+
+    monkeypatch.setattr(trainer, "step", step_and_break)
+    with RunLog(config) as log, pytest.raises(FloatingPointError) as failure:
+        engine.train(trainer, log)
+    last = checkpoint.latest(log.folder)
+    expected = rf"update 3: loss nan.*samples of this rank: \[{indices[2]}, .*checkpoint: {re.escape(str(last))}"
+    assert trainer.updates_done == 4 and last.name == "update-00000002" and re.match(expected, str(failure.value))
+    kept = [last / "model.safetensors", *log.folder.glob("best.safetensors")]
+    assert all(np.isfinite(array).all() for path in kept for array in load_file(path).values())
+
+
+def test_an_update_never_waits_for_the_device(tiny_config, monkeypatch, tmp_path):
+    """A tensor that Python looks into has to be computed and transferred first, which would leave a GPU idle."""
+    trainer, micro_batches = trainer_for(tiny_config("train.weight_decay=0.1"))
+    looks = []
+
+    def spy(name):
+        look = getattr(paddle.Tensor, name)
+
+        def counted(*arguments, **options):
+            looks.append(name)
+            return look(*arguments, **options)
+
+        monkeypatch.setattr(paddle.Tensor, name, counted)
+
+    for name in ("item", "numpy", "tolist", "cpu", "__array__", "__bool__", "__int__", "__float__", "__index__", "__format__"):
+        spy(name)
+    for _ in range(3):
+        trainer.step(micro_batches)
+    assert looks == []
+    trainer.fetch(tmp_path)
+    assert looks.count("tolist") == 1 and trainer.pending == []
 
 
 def test_mixed_precision_without_a_gpu_is_a_clear_error(tiny_config):
