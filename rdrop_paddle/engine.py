@@ -14,10 +14,11 @@ import numpy as np
 import paddle
 
 from . import checkpoint, ranks
-from .config import accumulation
+from .config import accumulation, check_ranks
 from .errors import UserError
 from .loss import RDropLoss, cross_entropy
 from .schedule import WarmupCosine
+from .sharding import Shards
 
 FIGURES = ("loss", "ce", "kl", "grad_norm")  # of an update: global-batch means, and the gradient's norm before clipping
 
@@ -88,7 +89,8 @@ class Trainer:
     """What one update needs: model, criterion, optimizer, learning rate, precision; and how far training has come.
 
     Raises:
-        UserError: a batch size that does not divide or exceeds the training set, or mixed precision without a GPU.
+        UserError: a batch size that does not divide or exceeds the training set, sharding over one rank, or mixed
+            precision without a GPU.
     """
 
     def __init__(self, task, config):
@@ -98,20 +100,24 @@ class Trainer:
         self.best = None  # the best score on the held-out part so far
         self.pending = []  # updates that `fetch` has not looked at
         self.rank, self.ranks = ranks.rank(), ranks.count()
+        check_ranks(config.train, self.ranks)
         self.accumulation = accumulation(config.train, self.ranks)
         self.criterion = RDropLoss(alpha=config.rdrop.alpha, reduction=config.rdrop.reduction)
         train_config = config.train
         self.schedule = WarmupCosine(steps=train_config.steps, warmup_steps=train_config.warmup_steps, peak=train_config.lr)
+        self.shards = Shards(task.model.parameters(), train_config.sharding)
         self.optimizer = paddle.optimizer.Momentum(
             learning_rate=self.schedule,
             momentum=train_config.momentum,
-            parameters=task.model.parameters(),
+            parameters=self.shards.own,
             weight_decay=train_config.weight_decay or None,
         )
         self._set_precision(train_config)
         self.batches = iter(task.batches("train"))
         ranks.wait_for_all()  # reading the data may take one of them longer
-        self.model = paddle.DataParallel(task.model) if self.ranks > 1 else task.model
+        self.averages = self.ranks > 1 and self.shards.stage < 2  # DataParallel does, over the ranks; Shards adds up
+        self.model = paddle.DataParallel(task.model) if self.averages else task.model
+        self.shards.exchange()
         task.model.train()
 
     def _set_precision(self, train_config):
@@ -147,7 +153,8 @@ class Trainer:
             self.scaler.update()
         else:
             self.optimizer.step()
-        self.optimizer.clear_grad()
+        self.shards.exchange()
+        self.task.model.clear_gradients()
         self.schedule.step()
         self.updates_done = update
 
@@ -181,10 +188,10 @@ class Trainer:
         totals = paddle.zeros([4])  # loss, ce and kl weighted with positions; positions
         for number, batch in enumerate(micro_batches, start=1):
             last = number == len(micro_batches)
-            with contextlib.nullcontext() if last or self.ranks == 1 else self.model.no_sync():
+            with self.model.no_sync() if self.averages and not last else contextlib.nullcontext():
                 totals += self._accumulate(batch)
         totals = ranks.sum_over_all(totals)
-        grad_norm = self._scale_gradients(self.ranks / totals[3])  # DataParallel has averaged over the ranks
+        grad_norm = self._scale_gradients((self.ranks if self.averages else 1) / totals[3])
         return paddle.concat([totals[:3] / totals[3], grad_norm.reshape([1])])
 
     def _accumulate(self, batch):
@@ -207,19 +214,19 @@ class Trainer:
         """Multiply the gradients by `factor`, then clip; returns their global norm in between."""
         if self.scaler:
             self.scaler.unscale_(self.optimizer)
-        gradients = [p.grad for p in self.task.model.parameters() if p.grad is not None]
-        norms = paddle.stack([paddle.linalg.norm(g.astype("float32")) for g in gradients])
-        norm = paddle.linalg.norm(norms) * factor
+        norm = self.shards.global_norm() * factor
         if self.config.train.clip_norm is not None:
             factor = factor * (self.config.train.clip_norm / norm.clip(min=self.config.train.clip_norm))
-        for gradient in gradients:
+        for gradient in self.shards.gradients():
             gradient.multiply_(factor)
         return norm
 
     def save(self, run_folder):
         # O2 trains float32 copies inside the optimizer, which a checkpoint does not hold: such a run cannot be resumed
-        if self.rank == 0 and self.config.train.amp != "O2":
-            checkpoint.save(run_folder, self.task.model, self.optimizer, update=self.updates_done, best=self.best)
+        if self.config.train.amp != "O2":
+            momentum = checkpoint.momentum_arrays(self.task.model, self.optimizer, self.shards)
+            if self.rank == 0:
+                checkpoint.save(run_folder, self.task.model, momentum, update=self.updates_done, best=self.best)
         ranks.wait_for_all()
 
     def restore(self, run_folder):
@@ -228,7 +235,7 @@ class Trainer:
         Raises:
             UserError: it is of another model.
         """
-        state = checkpoint.load(run_folder, self.task.model, self.optimizer)
+        state = checkpoint.load(run_folder, self.task.model, self.optimizer, self.shards)
         self.updates_done, self.best = state["update"], state["best"]
         self.schedule.step(self.updates_done)
         self.batches = iter(self.task.batches("train", self.updates_done + 1))

@@ -29,7 +29,7 @@ def test_weights_momentum_and_learning_rate_come_back(trained, tiny_config):
     other.restore(folder)
     assert (other.updates_done, other.best) == (2, 0.25)
     assert other.optimizer.get_lr() == trainer.optimizer.get_lr()
-    arrays = lambda t: (checkpoint.model_arrays(t.task.model), checkpoint.momentum_arrays(t.task.model, t.optimizer))  # noqa: E731
+    arrays = lambda t: (checkpoint.model_arrays(t.task.model), checkpoint.momentum_arrays(t.task.model, t.optimizer, t.shards))  # noqa: E731
     for saved, loaded in zip(arrays(trainer), arrays(other)):
         assert saved.keys() == loaded.keys() and len(saved) == len(list(trainer.task.model.parameters()))
         assert all(saved[name].tobytes() == loaded[name].tobytes() and saved[name].any() for name in saved)

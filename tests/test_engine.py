@@ -16,6 +16,7 @@ from rdrop_paddle.engine import FIGURES, Trainer, _dropout_seed
 from rdrop_paddle.loss import RDropLoss
 from rdrop_paddle.runlog import RunLog
 from rdrop_paddle.schedule import lr_at
+from rdrop_paddle.sharding import even_shares
 from rdrop_paddle.vision.task import ImageClassification
 
 
@@ -207,6 +208,40 @@ def test_without_a_held_out_part_the_last_weights_are_kept(tiny_config):
         engine.train(Trainer(ImageClassification(config), config), log)
     with safe_open(str(log.folder / "best.safetensors"), framework="numpy") as file:
         assert file.metadata()["update"] == "3"
+
+
+@pytest.mark.launcher
+def test_sharding_shares_out_memory_and_changes_neither_training_nor_checkpoints(run_tool, tmp_path):
+    """With clipping, weight decay and accumulation; each stage also goes on from the checkpoint of another."""
+    done = run_tool("tests/sharding_worker.py", tmp_path, ranks=2)
+    assert done.returncode == 0, done.stdout
+    runs = {stage: json.loads((tmp_path / f"{stage}.json").read_text()) for stage in (0, 1, 2)}
+    assert min(figures["grad_norm"] for figures in runs[0]["figures"]) > 0.1  # clipping is at work
+    every = runs[0]["momentum"][0]
+    for stage, run in runs.items():
+        for kind, shared_from in (("momentum", 1), ("gradient", 2)):
+            if stage < shared_from:
+                assert run[kind] == [every, every], (stage, kind)
+            else:
+                assert sum(run[kind]) == every < 2.1 * min(run[kind]), (stage, kind)
+        for found, expected in zip(run["figures"], runs[0]["figures"]):
+            assert found == pytest.approx(expected, rel=1e-5), stage
+        for update, name in itertools.product((3, 4), ("model", "momentum")):
+            path = f"checkpoints/update-{update:08d}/{name}.safetensors"
+            found, expected = (load_file(tmp_path / str(s) / path) for s in (stage, 0))
+            assert worst_difference(found, expected) < (1e-4 if name == "momentum" else 1e-5), (stage, path)
+    assert runs[1]["figures"][:3] == runs[0]["figures"][:3]  # DataParallel's gradients in either
+
+
+def test_parameters_are_shared_out_evenly():
+    assert even_shares([1, 6, 2, 3], 2) == [1, 0, 1, 1]
+    assert even_shares([5, 5, 5], 1) == [0, 0, 0]
+
+
+def test_sharding_over_one_rank_is_a_user_error(tiny_config):
+    config = tiny_config("train.sharding=1")
+    with pytest.raises(UserError, match="train.sharding is 1 but there is one rank only"):
+        Trainer(ImageClassification(config), config)
 
 
 @pytest.mark.slow
