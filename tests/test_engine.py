@@ -244,6 +244,19 @@ def test_sharding_over_one_rank_is_a_user_error(tiny_config):
         Trainer(ImageClassification(config), config)
 
 
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["train.sharding=1", "train.amp=O1", "train.amp_dtype=float16"], "train.sharding and float16"),
+        (["train.sharding=2", "train.amp=O2"], "train.sharding is 2 and train.amp O2"),
+        (["train.sharding=3"], "train.sharding is 3: give one of 0, 1, 2"),
+    ],
+)
+def test_what_cannot_be_sharded_is_a_user_error(tiny_config, overrides, message):
+    with pytest.raises(UserError, match=message):
+        tiny_config(*overrides)
+
+
 @pytest.mark.slow
 @pytest.mark.launcher
 def test_ranks_wait_for_each_other_longer_than_gloo_would(run_tool):
