@@ -1,3 +1,4 @@
+import contextlib
 import itertools
 import json
 import re
@@ -208,6 +209,21 @@ def test_without_a_held_out_part_the_last_weights_are_kept(tiny_config):
         engine.train(Trainer(ImageClassification(config), config), log)
     with safe_open(str(log.folder / "best.safetensors"), framework="numpy") as file:
         assert file.metadata()["update"] == "3"
+
+
+def test_ranks_exchange_their_gradients_once_an_update(tiny_config):
+    trainer, _ = trainer_for(tiny_config("train.micro_batch_size=16"))
+    in_turn = []
+
+    @contextlib.contextmanager
+    def no_sync():
+        in_turn.append("no_sync")
+        yield
+
+    trainer.averages, trainer.model.no_sync = True, no_sync  # as with DataParallel
+    trainer.model.register_forward_pre_hook(lambda *_: in_turn.append("forward"))
+    trainer.step(trainer.read()[0])
+    assert in_turn == ["no_sync", "forward"] * 3 + ["forward"]
 
 
 @pytest.mark.launcher
