@@ -122,6 +122,7 @@ def test_two_nodes_train_as_two_ranks_of_one_and_write_one_run_folder(run_tool, 
     best = [load_file(output / name / "best.safetensors") for name in ("one", "two")]
     assert all(array.tobytes() == best[1][name].tobytes() for name, array in best[0].items())
     assert sorted(path.name for path in output.iterdir()) == ["one", "two"]
+    assert (output / "two" / "train.log").read_text().count("update 4/4") == len(list((output / "two" / "vdl").iterdir())) == 1
     assert [path.name for path in tmp_path.glob("node*/*")] == ["log", "log"]
 
 
