@@ -162,7 +162,8 @@ class Alignment:
             rates[1].append(pair.optimizer.param_groups[0]["lr"])
             micro_batches, _ = pair.trainer.read()
             pair.masks.update = update
-            means = pair.trainer.step(micro_batches, self.output)
+            pair.trainer.step(micro_batches)
+            means = pair.trainer.fetch(self.output)
             terms = pair.reference_backward(micro_batches, update)
             pair.reference_step()
             for name in ("loss", "kl"):

@@ -20,14 +20,14 @@ WEIGHT_FORMAT = "rdrop_paddle"  # in the header of weight files: whose names and
 KEPT = 2  # checkpoints in a run folder
 
 
-def save(run_folder, model, optimizer, *, update, best):
-    """Write the state after `update`; `best` is the best accuracy so far, or None."""
+def save(run_folder, model, momentum, *, update, best):
+    """Write the state after `update`: the model, its `momentum_arrays`, and the best accuracy so far, or None."""
     folder = Path(run_folder) / "checkpoints" / f"update-{update:08d}"
     unfinished = folder.with_suffix(".part")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     save_weights(model_arrays(model), unfinished / "model.safetensors", update=update)
-    save_weights(momentum_arrays(model, optimizer), unfinished / "momentum.safetensors", update=update)
+    save_weights(momentum, unfinished / "momentum.safetensors", update=update)
     (unfinished / "state.json").write_text(json.dumps({"update": update, "best": best}))
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
@@ -35,8 +35,8 @@ def save(run_folder, model, optimizer, *, update, best):
         shutil.rmtree(old)
 
 
-def load(run_folder, model, optimizer):
-    """Load the latest checkpoint; returns its {"update", "best"}.
+def load(run_folder, model, optimizer, shards):
+    """Load the latest checkpoint, of its momentum this rank's share; returns its {"update", "best"}.
 
     Raises:
         UserError: it is damaged or does not fit the model.
@@ -53,7 +53,9 @@ def load(run_folder, model, optimizer):
         raise UserError(f"{folder} holds another model than the config describes; resume with the config it was made with")
     _set_parameters(model, arrays)
     schedule = optimizer.state_dict()["LR_Scheduler"]  # Paddle wants it; it stays as it is and follows from the update
-    optimizer.set_state_dict({"LR_Scheduler": schedule} | {_momentum_key(p): momentum[n] for n, p in parameters.items()})
+    own = {p.name for p in shards.own}
+    velocities = {_momentum_key(p): momentum[name] for name, p in parameters.items() if p.name in own}
+    optimizer.set_state_dict({"LR_Scheduler": schedule} | velocities)
     return progress
 
 
@@ -87,10 +89,13 @@ def model_arrays(model):
     return {name: np.ascontiguousarray(p.astype("float32").numpy()) for name, p in model.named_parameters()}
 
 
-def momentum_arrays(model, optimizer):
-    """{name of the parameter: float32 array} of the optimizer's velocities, once it has made an update."""
+def momentum_arrays(model, optimizer, shards):
+    """{name of the parameter: float32 array} of the optimizer's velocities, once it has made an update.
+
+    They do not depend on the sharding. All ranks must call it.
+    """
     state = optimizer.state_dict()
-    return {name: np.asarray(state[_momentum_key(p)]) for name, p in model.named_parameters()}
+    return {name: np.asarray(shards.whole(p, state.get(_momentum_key(p)))) for name, p in model.named_parameters()}
 
 
 def _set_parameters(model, arrays):

@@ -12,7 +12,7 @@ from pathlib import Path
 from .errors import UserError
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
-GRACE = 20  # seconds that a rank waits for rank 0 to fail the same way
+GRACE = 20  # seconds that a rank waits for its machine's first rank to fail the same way
 
 
 def parser(doc):
@@ -48,9 +48,9 @@ def check_writable(option, path):
 def run(main):
     """Exit with what `main()` returns; a UserError is printed in one line and gives exit status 2.
 
-    Under the launcher the other ranks wait for rank 0, which as a rule fails the same way: the launcher then ends them and
-    hands rank 0's status on; it would report a signal if one of them ended first. A fault that another rank alone
-    meets, such as a broken image, ends the job too, with its message in that rank's log and the launcher's status.
+    Under the launcher the other ranks of a machine wait for its first, which as a rule fails the same way: the launcher
+    then ends them and hands its status on; it would report a signal if one of them ended first. A fault that another rank
+    alone meets, such as a broken image, ends the job too, with its message in that rank's log and the launcher's status.
     """
     prepare_cpu()
     warnings.filterwarnings("ignore", message="No ccache found")  # of Paddle's import; nothing is compiled here
@@ -58,7 +58,7 @@ def run(main):
         status = main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        if int(os.environ.get("PADDLE_TRAINER_ID", 0)) > 0:
+        if int(os.environ.get("PADDLE_LOCAL_RANK", 0)) > 0:
             time.sleep(GRACE)
         status = 2
     sys.stdout.flush()

@@ -66,6 +66,7 @@ class TrainConfig:
     recompute: bool
     amp: str = _one_of("off", "O1", "O2")
     amp_dtype: str = _one_of("bfloat16", "float16")
+    sharding: int = _one_of(0, 1, 2)
     seed: int = _within(low=0, high=2**32 - 1)
     log_every: int = _within(low=1)
     eval_every: int = _within(low=1)
@@ -143,6 +144,17 @@ def accumulation(train, ranks):
             f"x {ranks} rank(s) = {unit}: give for example {nearest}"
         )
     return train.batch_size // unit
+
+
+def check_ranks(train, ranks):
+    """Refuse settings that this number of ranks cannot have.
+
+    Raises:
+        UserError: a batch size that does not divide, or sharding over one rank.
+    """
+    accumulation(train, ranks)
+    if train.sharding and ranks == 1:
+        raise UserError(f"train.sharding is {train.sharding} but there is one rank only: start several, or train.sharding=0")
 
 
 def _read(path):
@@ -224,6 +236,10 @@ def _check_consistency(config):
         raise UserError(f"rdrop.alpha is {rdrop.alpha} but rdrop.passes is 1: set rdrop.passes=2, or rdrop.alpha=0")
     if rdrop.passes == 1 and rdrop.shared_blocks > 0:
         raise UserError(f"rdrop.shared_blocks is {rdrop.shared_blocks} but rdrop.passes is 1: one pass has nothing to share")
+    if train.sharding and train.amp != "off" and train.amp_dtype == "float16":
+        raise UserError("train.sharding and float16, whose loss scaling looks at all gradients: train.amp_dtype=bfloat16")
+    if train.sharding == 2 and train.amp == "O2":
+        raise UserError("train.sharding is 2 and train.amp O2, which would add gradients up in 16 bits: train.amp=O1")
     if config.eval.split == "val" and config.data.val_fraction == 0:
         raise UserError("eval.split is val but data.val_fraction is 0, which holds out nothing: raise it")
     if config.name in ("", ".", "..") or Path(config.name).name != config.name:

@@ -8,15 +8,19 @@ higher; the last tensor of a batch holds the indices of its samples. See vision/
 import contextlib
 import itertools
 import time
+from typing import NamedTuple
 
 import numpy as np
 import paddle
 
 from . import checkpoint, ranks
-from .config import accumulation
+from .config import accumulation, check_ranks
 from .errors import UserError
 from .loss import RDropLoss, cross_entropy
 from .schedule import WarmupCosine
+from .sharding import Shards
+
+FIGURES = ("loss", "ce", "kl", "grad_norm")  # of an update: global-batch means, and the gradient's norm before clipping
 
 
 def train(trainer, log):
@@ -26,23 +30,26 @@ def train(trainer, log):
     they are loaded and `eval.split` is read once. Returns its score.
 
     Raises:
-        FloatingPointError: a loss or gradient that is not finite.
+        FloatingPointError: a loss or gradient that is not finite, before anything of it is saved.
     """
     task, config = trainer.task, trainer.config
-    steps = config.train.steps
+    steps, periods = config.train.steps, (config.train.log_every, config.train.eval_every, config.train.save_every)
     clock = Clock()
     for update in range(trainer.updates_done + 1, steps + 1):
         lr = trainer.optimizer.get_lr()
         micro_batches, reading = trainer.read()
-        means = trainer.step(micro_batches, log.folder)
+        trainer.step(micro_batches)
         clock.add(reading)
         log.progress(update)
-        if update % config.train.log_every == 0 or update == steps:
+        logs, evaluates, saves = (update % period == 0 or update == steps for period in periods)
+        if logs or evaluates or saves:
+            means = trainer.fetch(log.folder)
+        if logs:
             log.training(update, lr=lr, **means, **clock.lap(config.train.batch_size))
-        if update % config.train.eval_every == 0 or update == steps:
+        if evaluates:
             trainer.best = _keep_best(trainer, log)
             clock.restart()
-        if update % config.train.save_every == 0 or update == steps:
+        if saves:
             trainer.save(log.folder)
             clock.restart()
     checkpoint.load_best(log.folder, task.model)
@@ -70,11 +77,20 @@ def evaluate(task, split, amp=None):
     return task.score(ranks.sum_over_all(counts).numpy())
 
 
+class Pending(NamedTuple):
+    """An update whose figures are still on the device."""
+
+    update: int
+    figures: paddle.Tensor  # float32 [len(FIGURES)]
+    indices: list  # of the samples of this rank, one tensor per micro-batch
+
+
 class Trainer:
     """What one update needs: model, criterion, optimizer, learning rate, precision; and how far training has come.
 
     Raises:
-        UserError: a batch size that does not divide or exceeds the training set, or mixed precision without a GPU.
+        UserError: a batch size that does not divide or exceeds the training set, sharding over one rank, or mixed
+            precision without a GPU.
     """
 
     def __init__(self, task, config):
@@ -82,21 +98,26 @@ class Trainer:
         self.config = config
         self.updates_done = 0
         self.best = None  # the best score on the held-out part so far
+        self.pending = []  # updates that `fetch` has not looked at
         self.rank, self.ranks = ranks.rank(), ranks.count()
+        check_ranks(config.train, self.ranks)
         self.accumulation = accumulation(config.train, self.ranks)
         self.criterion = RDropLoss(alpha=config.rdrop.alpha, reduction=config.rdrop.reduction)
         train_config = config.train
         self.schedule = WarmupCosine(steps=train_config.steps, warmup_steps=train_config.warmup_steps, peak=train_config.lr)
+        self.shards = Shards(task.model.parameters(), train_config.sharding)
         self.optimizer = paddle.optimizer.Momentum(
             learning_rate=self.schedule,
             momentum=train_config.momentum,
-            parameters=task.model.parameters(),
+            parameters=self.shards.own,
             weight_decay=train_config.weight_decay or None,
         )
         self._set_precision(train_config)
         self.batches = iter(task.batches("train"))
         ranks.wait_for_all()  # reading the data may take one of them longer
-        self.model = paddle.DataParallel(task.model) if self.ranks > 1 else task.model
+        self.averages = self.ranks > 1 and self.shards.stage < 2  # DataParallel does, over the ranks; Shards adds up
+        self.model = paddle.DataParallel(task.model) if self.averages else task.model
+        self.shards.exchange()
         task.model.train()
 
     def _set_precision(self, train_config):
@@ -122,22 +143,35 @@ class Trainer:
         start = time.perf_counter()
         return list(itertools.islice(self.batches, self.accumulation)), time.perf_counter() - start
 
-    def step(self, micro_batches, run_folder):
-        """One update; returns what `backward` returns. Nothing is changed when that is not finite."""
+    def step(self, micro_batches):
+        """One update, without waiting for the device; `fetch` tells later how it went."""
         update = self.updates_done + 1
-        means = self.backward(micro_batches, update)
-        # float16 overflows now and then: the scaler then skips the update by itself
-        watched = ["loss"] if self.scaler else ["loss", "grad_norm"]
-        if not all(np.isfinite(means[name]) for name in watched):
-            raise FloatingPointError(_describe_failure(update, means, micro_batches, run_folder))
+        figures = self.backward(micro_batches, update)
+        self.pending.append(Pending(update, figures, [batch[-1] for batch in micro_batches]))
         if self.scaler:
-            self.scaler.step(self.optimizer)
+            self.scaler.step(self.optimizer)  # waits: Paddle reads on the host whether the gradient overflowed
             self.scaler.update()
         else:
             self.optimizer.step()
-        self.optimizer.clear_grad()
+        self.shards.exchange()
+        self.task.model.clear_gradients()
         self.schedule.step()
         self.updates_done = update
+
+    def fetch(self, run_folder):
+        """The FIGURES of the last update as {name: float}, after one transfer of all since the last call.
+
+        Raises:
+            FloatingPointError: one of these updates was not finite; the message describes the first.
+        """
+        rows = paddle.stack([done.figures for done in self.pending]).tolist()
+        # float16 overflows now and then: the scaler then skips the update by itself
+        watched = ["loss"] if self.scaler else ["loss", "grad_norm"]
+        for done, row in zip(self.pending, rows):
+            means = dict(zip(FIGURES, row))
+            if not all(np.isfinite(means[name]) for name in watched):
+                raise FloatingPointError(_describe_failure(done, means, run_folder))
+        self.pending.clear()
         return means
 
     def backward(self, micro_batches, update):
@@ -147,19 +181,18 @@ class Trainer:
         gradient is divided by the number in the whole global batch: neither accumulation nor ranks change it.
 
         Returns:
-            the global batch's mean loss, ce and kl, and grad_norm, the gradient's global norm before clipping.
+            the FIGURES, float32 [4] on the device.
         """
         # a pure function of seed, update and rank: resuming needs no generator state
         paddle.seed(_dropout_seed(self.config.train.seed, update, self.rank))
         totals = paddle.zeros([4])  # loss, ce and kl weighted with positions; positions
         for number, batch in enumerate(micro_batches, start=1):
             last = number == len(micro_batches)
-            with contextlib.nullcontext() if last or self.ranks == 1 else self.model.no_sync():
+            with self.model.no_sync() if self.averages and not last else contextlib.nullcontext():
                 totals += self._accumulate(batch)
         totals = ranks.sum_over_all(totals)
-        grad_norm = self._scale_gradients(self.ranks / totals[3])  # DataParallel has averaged over the ranks
-        values = paddle.concat([totals[:3] / totals[3], grad_norm.reshape([1])]).tolist()
-        return dict(zip(("loss", "ce", "kl", "grad_norm"), values))
+        grad_norm = self._scale_gradients((self.ranks if self.averages else 1) / totals[3])
+        return paddle.concat([totals[:3] / totals[3], grad_norm.reshape([1])])
 
     def _accumulate(self, batch):
         """Forward and backward of one micro-batch: [loss, ce, kl, 1] times its unmasked positions."""
@@ -171,7 +204,7 @@ class Trainer:
             loss, kl = ce, paddle.zeros_like(ce)
         else:
             loss, ce, kl = self.criterion.terms(*logits.chunk(2), labels, pad_mask)
-        positions = (~pad_mask).astype("float32").sum() if pad_mask is not None else paddle.to_tensor(float(labels.size))
+        positions = (~pad_mask).astype("float32").sum() if pad_mask is not None else paddle.full([], labels.size, "float32")
         weighted = loss * positions
         (self.scaler.scale(weighted) if self.scaler else weighted).backward()
         return paddle.stack([weighted, ce * positions, kl * positions, positions]).detach()
@@ -181,19 +214,19 @@ class Trainer:
         """Multiply the gradients by `factor`, then clip; returns their global norm in between."""
         if self.scaler:
             self.scaler.unscale_(self.optimizer)
-        gradients = [p.grad for p in self.task.model.parameters() if p.grad is not None]
-        norms = paddle.stack([paddle.linalg.norm(g.astype("float32")) for g in gradients])
-        norm = paddle.linalg.norm(norms) * factor
+        norm = self.shards.global_norm() * factor
         if self.config.train.clip_norm is not None:
             factor = factor * (self.config.train.clip_norm / norm.clip(min=self.config.train.clip_norm))
-        for gradient in gradients:
+        for gradient in self.shards.gradients():
             gradient.multiply_(factor)
         return norm
 
     def save(self, run_folder):
         # O2 trains float32 copies inside the optimizer, which a checkpoint does not hold: such a run cannot be resumed
-        if self.rank == 0 and self.config.train.amp != "O2":
-            checkpoint.save(run_folder, self.task.model, self.optimizer, update=self.updates_done, best=self.best)
+        if self.config.train.amp != "O2":
+            momentum = checkpoint.momentum_arrays(self.task.model, self.optimizer, self.shards)
+            if self.rank == 0:
+                checkpoint.save(run_folder, self.task.model, momentum, update=self.updates_done, best=self.best)
         ranks.wait_for_all()
 
     def restore(self, run_folder):
@@ -202,7 +235,7 @@ class Trainer:
         Raises:
             UserError: it is of another model.
         """
-        state = checkpoint.load(run_folder, self.task.model, self.optimizer)
+        state = checkpoint.load(run_folder, self.task.model, self.optimizer, self.shards)
         self.updates_done, self.best = state["update"], state["best"]
         self.schedule.step(self.updates_done)
         self.batches = iter(self.task.batches("train", self.updates_done + 1))
@@ -252,10 +285,10 @@ def _dropout_seed(seed, update, rank):
     return int(np.random.SeedSequence([seed, update, rank]).generate_state(1)[0])
 
 
-def _describe_failure(update, means, micro_batches, run_folder):
-    indices = [int(i) for batch in micro_batches for i in batch[-1].numpy().ravel()]
+def _describe_failure(done, means, run_folder):
+    indices = [int(i) for micro_batch in done.indices for i in micro_batch.numpy().ravel()]
     last = checkpoint.latest(run_folder)
     return (
-        f"update {update}: loss {means['loss']}, gradient norm {means['grad_norm']}; samples of this rank: {indices}; "
+        f"update {done.update}: loss {means['loss']}, gradient norm {means['grad_norm']}; samples of this rank: {indices}; "
         f"last good checkpoint: {last or 'none yet'}"
     )

@@ -4,6 +4,7 @@ import itertools
 import os
 import time
 
+import paddle
 from paddle import distributed
 
 _waits = itertools.count()  # every rank waits in the same order, so that equal numbers mean the same wait
@@ -37,6 +38,17 @@ def wait_for_all():
     store.add(key, 1)
     while store.add(key, 0) < count():
         time.sleep(0.01)
+
+
+def total(number):
+    """The sum over the ranks of an integer that each one has."""
+    wait_for_all()  # one of them may come late
+    return sum_over_all(paddle.to_tensor([number], dtype="int64")).item()
+
+
+def from_first(number):
+    """Rank 0's integer, on every rank."""
+    return total(number if rank() == 0 else 0)
 
 
 def sum_over_all(tensor):

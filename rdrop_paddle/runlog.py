@@ -7,6 +7,7 @@ import contextlib
 import importlib.metadata
 import json
 import platform
+import secrets
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from . import ranks
 from .errors import UserError
 
 PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "numpy", "pillow", "visualdl", "omegaconf", "safetensors")
@@ -132,18 +134,48 @@ def run_folder(config):
 
 
 def check_run_folder(config, resume):
-    """Refuse to mix two runs.
+    """Refuse to mix two runs; rank 0 looks for all.
 
     Raises:
         UserError: the run folder holds something and this is not a resumption, or what it holds cannot be resumed.
     """
     folder = run_folder(config)
+    if ranks.rank() > 0:
+        return
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: choose another name=... or output=...")
     if not resume and folder.exists() and any(folder.iterdir()):
         raise UserError(f"run folder {folder} is not empty: continue it with --resume, or choose another name=...")
     if resume and config.train.amp == "O2":
         raise UserError("--resume cannot continue a run with train.amp O2: use O1 for runs that may be interrupted")
+
+
+def check_shared_folder(config):
+    """Refuse ranks without a common disk: all of them read the checkpoints and best weights that rank 0 writes.
+
+    Raises:
+        UserError: `output` is not the same folder on every rank, or cannot be written; on every rank.
+    """
+    if ranks.count() == 1:
+        return
+    output, reason = Path(config.output).expanduser().absolute(), ""
+    token = ranks.from_first(secrets.randbelow(2**31))
+    probe = output / f".seen-by-all-{token}"
+    if ranks.rank() == 0:
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+        except OSError as error:
+            reason = f", because rank 0 cannot write there ({error.strerror})"
+    ranks.wait_for_all()
+    seen = ranks.total(int(probe.exists()))
+    if ranks.rank() == 0:
+        probe.unlink(missing_ok=True)
+    if seen < ranks.count():
+        raise UserError(
+            f"{output} holds the same files on {seen} of {ranks.count()} ranks only{reason}: "
+            "choose an output=... on a disk that all machines share"
+        )
 
 
 def environment(ranks, device):

@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import tarfile
@@ -67,16 +68,67 @@ def run_tool(tmp_path):
     def run(tool, *arguments, ranks=0, root=tmp_path):
         log_dir = tmp_path / f"log-{os.urandom(4).hex()}"
         launcher = ["-m", "paddle.distributed.launch", "--nproc_per_node", str(ranks), "--log_dir", str(log_dir)]
-        script = ROOT / "tools" / tool if "/" not in tool else ROOT / tool
-        command = [sys.executable, *(launcher if ranks else []), str(script), *map(str, arguments)]
-        environment = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "PYTEST_CURRENT_TEST")}
-        environment |= {"RDROP_DATA": str(root)}
+        command = [sys.executable, *(launcher if ranks else []), *script_and_arguments(tool, arguments)]
+        environment = tool_environment(root)
         done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=240)
         if ranks:
             done.stdout = (log_dir / "workerlog.0").read_text()
         return done
 
     return run
+
+
+@pytest.fixture
+def run_on_two_nodes(tmp_path):
+    """run_on_two_nodes("train.py", "-c", ...) -> the exit status and output of either node: two launchers of one rank each.
+
+    They meet on this machine and work in the folders node0 and node1 of tmp_path, which relative paths refer to.
+    """
+
+    def run(tool, *arguments):
+        with socket.socket() as probe:  # free by the time the launcher listens, unless somebody is quick
+            probe.bind(("127.0.0.1", 0))
+            master = f"127.0.0.1:{probe.getsockname()[1]}"
+        nodes = []
+        try:
+            for rank in (0, 1):
+                folder = tmp_path / f"node{rank}"
+                folder.mkdir(exist_ok=True)
+                launcher = [
+                    "--master",
+                    master,
+                    "--nnodes",
+                    "2",
+                    "--rank",
+                    str(rank),
+                    "--nproc_per_node",
+                    "1",
+                    "--log_dir",
+                    "log",
+                ]
+                command = [sys.executable, "-m", "paddle.distributed.launch", *launcher, *script_and_arguments(tool, arguments)]
+                quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                nodes.append(subprocess.Popen(command, env=tool_environment(tmp_path), cwd=folder, **quiet))
+            statuses = [node.wait(timeout=120) for node in nodes]
+        finally:
+            for node in nodes:
+                node.terminate()  # the launcher hands it on to its rank
+            for node in nodes:
+                node.wait(timeout=60)
+        return [(status, (tmp_path / f"node{n}" / "log" / f"workerlog.{0}").read_text()) for n, status in enumerate(statuses)]
+
+    return run
+
+
+def script_and_arguments(tool, arguments):
+    script = ROOT / "tools" / tool if "/" not in tool else ROOT / tool
+    return [str(script), *map(str, arguments)]
+
+
+def tool_environment(root):
+    return {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "PYTEST_CURRENT_TEST")} | {
+        "RDROP_DATA": str(root)
+    }
 
 
 @pytest.fixture

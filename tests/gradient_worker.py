@@ -36,7 +36,7 @@ def gradients(reduction, micro_batch_size):
     from conftest import TINY
 
     from rdrop_paddle.config import BASE, load_config
-    from rdrop_paddle.engine import Trainer
+    from rdrop_paddle.engine import FIGURES, Trainer
     from rdrop_paddle.vision.task import ImageClassification
 
     class FixedDropout(paddle.nn.Layer):
@@ -66,7 +66,7 @@ def gradients(reduction, micro_batch_size):
     task.model.pos_drop = FixedDropout(0)
     trainer = Trainer(task, config)
     micro_batches, _ = trainer.read()
-    means = trainer.backward(micro_batches, update=1)
+    means = dict(zip(FIGURES, trainer.backward(micro_batches, update=1).tolist()))
     found = {name: parameter.grad.numpy() for name, parameter in task.model.named_parameters()}
     return found | {key: np.float64(means[key]) for key in ("loss", "kl")}
 

@@ -17,7 +17,7 @@ def trained(tiny_config, tmp_path):
     """(trainer after two updates, run folder)"""
     trainer = Trainer(ImageClassification(tiny_config()), tiny_config())
     for _ in range(2):
-        trainer.step(trainer.read()[0], tmp_path)
+        trainer.step(trainer.read()[0])
     return trainer, tmp_path
 
 
@@ -29,7 +29,7 @@ def test_weights_momentum_and_learning_rate_come_back(trained, tiny_config):
     other.restore(folder)
     assert (other.updates_done, other.best) == (2, 0.25)
     assert other.optimizer.get_lr() == trainer.optimizer.get_lr()
-    arrays = lambda t: (checkpoint.model_arrays(t.task.model), checkpoint.momentum_arrays(t.task.model, t.optimizer))  # noqa: E731
+    arrays = lambda t: (checkpoint.model_arrays(t.task.model), checkpoint.momentum_arrays(t.task.model, t.optimizer, t.shards))  # noqa: E731
     for saved, loaded in zip(arrays(trainer), arrays(other)):
         assert saved.keys() == loaded.keys() and len(saved) == len(list(trainer.task.model.parameters()))
         assert all(saved[name].tobytes() == loaded[name].tobytes() and saved[name].any() for name in saved)
@@ -101,10 +101,10 @@ def test_resuming_equals_not_stopping(tiny_config, tmp_path):
             trainer.restore(folder)
         step = trainer.step
 
-        def step_or_die(micro_batches, run_folder):
+        def step_or_die(micro_batches):
             if trainer.updates_done == last:
                 raise Killed
-            return step(micro_batches, run_folder)
+            step(micro_batches)
 
         trainer.step = step_or_die
         with RunLog(config, kept_updates=trainer.updates_done) as log, contextlib.suppress(Killed):

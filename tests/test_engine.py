@@ -1,19 +1,23 @@
+import contextlib
 import itertools
 import json
+import re
 
 import numpy as np
 import paddle
 import pytest
 from gradient_worker import gradients
 from safetensors import safe_open
+from safetensors.numpy import load_file
 
-from rdrop_paddle import UserError, engine, evaluate
+from rdrop_paddle import UserError, checkpoint, engine, evaluate
 from rdrop_paddle.checkpoint import model_arrays
 from rdrop_paddle.config import BASE
-from rdrop_paddle.engine import Trainer, _dropout_seed
+from rdrop_paddle.engine import FIGURES, Trainer, _dropout_seed
 from rdrop_paddle.loss import RDropLoss
 from rdrop_paddle.runlog import RunLog
 from rdrop_paddle.schedule import lr_at
+from rdrop_paddle.sharding import even_shares
 from rdrop_paddle.vision.task import ImageClassification
 
 
@@ -53,18 +57,23 @@ def trainer_for(config):
     return trainer, micro_batches
 
 
+def figures_of(trainer, micro_batches, update=1):
+    return dict(zip(FIGURES, trainer.backward(micro_batches, update).tolist()))
+
+
 def test_one_update_is_sgd_with_the_schedules_rate_and_a_clipped_gradient(tiny_config, tmp_path):
     config = tiny_config("train.clip_norm=0.01", "train.lr=0.5")
     trainer, micro_batches = trainer_for(config)
     before = model_arrays(trainer.task.model)
-    means = trainer.step(micro_batches, tmp_path)
+    trainer.step(micro_batches)
+    means = trainer.fetch(tmp_path)
     after = model_arrays(trainer.task.model)
     moved = np.sqrt(sum(np.square(after[name] - before[name]).sum() for name in before))
     assert means["grad_norm"] > 0.01  # before clipping
     assert moved == pytest.approx(0.01 * lr_at(1, steps=6, warmup_steps=2, peak=0.5), rel=1e-3)
 
 
-def test_the_second_update_carries_momentum_and_weight_decay(tiny_config, tmp_path):
+def test_the_second_update_carries_momentum_and_weight_decay(tiny_config):
     overrides = ["train.clip_norm=null", "train.momentum=0.8", "train.weight_decay=0.1", "train.warmup_steps=0"]
     trainer, micro_batches = trainer_for(tiny_config(*overrides))
     weight, velocity = trainer.task.model.head.weight, 0.0
@@ -73,7 +82,7 @@ def test_the_second_update_carries_momentum_and_weight_decay(tiny_config, tmp_pa
         trainer.backward(micro_batches, trainer.updates_done + 1)
         velocity = 0.8 * velocity + weight.grad.numpy() + 0.1 * before
         trainer.optimizer.clear_grad()
-        trainer.step(micro_batches, tmp_path)
+        trainer.step(micro_batches)
         np.testing.assert_allclose(weight.numpy(), before - lr * velocity, atol=1e-7)
 
 
@@ -89,13 +98,13 @@ def test_a_gradient_below_the_limit_is_left_alone(tiny_config):
 
 def test_the_baseline_has_one_pass_and_no_kl(tiny_config):
     trainer, micro_batches = trainer_for(tiny_config("rdrop.passes=1", "rdrop.alpha=0"))
-    means = trainer.backward(micro_batches, 1)
+    means = figures_of(trainer, micro_batches)
     assert means["kl"] == 0 and means["loss"] == means["ce"] > 0
 
 
 def test_doubled_batch_without_kl_logs_the_kl_but_does_not_train_it(tiny_config):
     trainer, micro_batches = trainer_for(tiny_config("rdrop.alpha=0"))
-    means = trainer.backward(micro_batches, 1)
+    means = figures_of(trainer, micro_batches)
     assert means["kl"] > 0 and means["loss"] == means["ce"]
 
 
@@ -105,20 +114,57 @@ def test_dropout_is_a_function_of_seed_update_and_rank(tiny_config):
     trainer, micro_batches = trainer_for(tiny_config("model.drop_rate=0.5"))
     losses = []
     for update in (1, 1, 2):
-        losses.append(trainer.backward(micro_batches, update)["loss"])
+        losses.append(figures_of(trainer, micro_batches, update)["loss"])
         trainer.optimizer.clear_grad()
     assert losses[0] == losses[1] != losses[2]
 
 
-def test_a_loss_that_is_not_finite_stops_before_anything_is_changed(tiny_config, tmp_path):
-    trainer, micro_batches = trainer_for(tiny_config())
-    trainer.task.model.head.bias.set_value(np.full(10, np.nan, "float32"))
-    before = model_arrays(trainer.task.model)
-    index = int(micro_batches[0][2][0])
-    with pytest.raises(FloatingPointError, match=rf"update 1: loss nan.*samples of this rank: \[{index}, .*none yet"):
-        trainer.step(micro_batches, tmp_path)
-    after = model_arrays(trainer.task.model)
-    assert all(before[name].tobytes() == after[name].tobytes() for name in before)
+@pytest.mark.parametrize("period", ["log_every", "eval_every", "save_every"])
+def test_a_run_that_diverges_names_its_first_bad_update_and_saves_nothing_of_it(tiny_config, monkeypatch, period):
+    """Update 3 is not finite and the next look is after update 4, whichever reason there is to look."""
+    periods = {"log_every": 100, "eval_every": 100, "save_every": 100, period: 2}
+    config = tiny_config("train.steps=12", *(f"train.{name}={value}" for name, value in periods.items()))
+    trainer = Trainer(ImageClassification(config), config)
+    step, indices = trainer.step, []
+
+    def step_and_break(micro_batches):
+        indices.append(int(micro_batches[0][2][0]))
+        if trainer.updates_done == 2:
+            trainer.save(log.folder)
+            trainer.task.model.head.bias.set_value(np.full(10, np.nan, "float32"))
+        step(micro_batches)
+
+    monkeypatch.setattr(trainer, "step", step_and_break)
+    with RunLog(config) as log, pytest.raises(FloatingPointError) as failure:
+        engine.train(trainer, log)
+    last = checkpoint.latest(log.folder)
+    expected = rf"update 3: loss nan.*samples of this rank: \[{indices[2]}, .*checkpoint: {re.escape(str(last))}"
+    assert trainer.updates_done == 4 and last.name == "update-00000002" and re.match(expected, str(failure.value))
+    kept = [last / "model.safetensors", *log.folder.glob("best.safetensors")]
+    assert all(np.isfinite(array).all() for path in kept for array in load_file(path).values())
+
+
+def test_an_update_never_waits_for_the_device(tiny_config, monkeypatch, tmp_path):
+    """A tensor that Python looks into has to be computed and transferred first, which would leave a GPU idle."""
+    trainer, micro_batches = trainer_for(tiny_config("train.weight_decay=0.1"))
+    looks = []
+
+    def spy(name):
+        look = getattr(paddle.Tensor, name)
+
+        def counted(*arguments, **options):
+            looks.append(name)
+            return look(*arguments, **options)
+
+        monkeypatch.setattr(paddle.Tensor, name, counted)
+
+    for name in ("item", "numpy", "tolist", "cpu", "__array__", "__bool__", "__int__", "__float__", "__index__", "__format__"):
+        spy(name)
+    for _ in range(3):
+        trainer.step(micro_batches)
+    assert looks == []
+    trainer.fetch(tmp_path)
+    assert looks.count("tolist") == 1 and trainer.pending == []
 
 
 def test_mixed_precision_without_a_gpu_is_a_clear_error(tiny_config):
@@ -163,6 +209,68 @@ def test_without_a_held_out_part_the_last_weights_are_kept(tiny_config):
         engine.train(Trainer(ImageClassification(config), config), log)
     with safe_open(str(log.folder / "best.safetensors"), framework="numpy") as file:
         assert file.metadata()["update"] == "3"
+
+
+def test_ranks_exchange_their_gradients_once_an_update(tiny_config):
+    trainer, _ = trainer_for(tiny_config("train.micro_batch_size=16"))
+    in_turn = []
+
+    @contextlib.contextmanager
+    def no_sync():
+        in_turn.append("no_sync")
+        yield
+
+    trainer.averages, trainer.model.no_sync = True, no_sync  # as with DataParallel
+    trainer.model.register_forward_pre_hook(lambda *_: in_turn.append("forward"))
+    trainer.step(trainer.read()[0])
+    assert in_turn == ["no_sync", "forward"] * 3 + ["forward"]
+
+
+@pytest.mark.launcher
+def test_sharding_shares_out_memory_and_changes_neither_training_nor_checkpoints(run_tool, tmp_path):
+    """With clipping, weight decay and accumulation; each stage also goes on from the checkpoint of another."""
+    done = run_tool("tests/sharding_worker.py", tmp_path, ranks=2)
+    assert done.returncode == 0, done.stdout
+    runs = {stage: json.loads((tmp_path / f"{stage}.json").read_text()) for stage in (0, 1, 2)}
+    assert min(figures["grad_norm"] for figures in runs[0]["figures"]) > 0.1  # clipping is at work
+    every = runs[0]["momentum"][0]
+    for stage, run in runs.items():
+        for kind, shared_from in (("momentum", 1), ("gradient", 2)):
+            if stage < shared_from:
+                assert run[kind] == [every, every], (stage, kind)
+            else:
+                assert sum(run[kind]) == every < 2.1 * min(run[kind]), (stage, kind)
+        for found, expected in zip(run["figures"], runs[0]["figures"]):
+            assert found == pytest.approx(expected, rel=1e-5), stage
+        for update, name in itertools.product((3, 4), ("model", "momentum")):
+            path = f"checkpoints/update-{update:08d}/{name}.safetensors"
+            found, expected = (load_file(tmp_path / str(s) / path) for s in (stage, 0))
+            assert worst_difference(found, expected) < (1e-4 if name == "momentum" else 1e-5), (stage, path)
+    assert runs[1]["figures"][:3] == runs[0]["figures"][:3]  # DataParallel's gradients in either
+
+
+def test_parameters_are_shared_out_evenly():
+    assert even_shares([1, 6, 2, 3], 2) == [1, 0, 1, 1]
+    assert even_shares([5, 5, 5], 1) == [0, 0, 0]
+
+
+def test_sharding_over_one_rank_is_a_user_error(tiny_config):
+    config = tiny_config("train.sharding=1")
+    with pytest.raises(UserError, match="train.sharding is 1 but there is one rank only"):
+        Trainer(ImageClassification(config), config)
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["train.sharding=1", "train.amp=O1", "train.amp_dtype=float16"], "train.sharding and float16"),
+        (["train.sharding=2", "train.amp=O2"], "train.sharding is 2 and train.amp O2"),
+        (["train.sharding=3"], "train.sharding is 3: give one of 0, 1, 2"),
+    ],
+)
+def test_what_cannot_be_sharded_is_a_user_error(tiny_config, overrides, message):
+    with pytest.raises(UserError, match=message):
+        tiny_config(*overrides)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import numpy as np
 import paddle
 import pytest
 from conftest import ROOT, Payload
+from safetensors.numpy import load_file
 
 from rdrop_paddle import build_model
 from rdrop_paddle.checkpoint import latest, model_arrays, save_weights
@@ -99,6 +100,37 @@ def test_under_the_launcher_a_users_error_is_status_2_too(run_tool, tiny_overrid
     overrides = [*tiny_overrides, "name=other", "train.batch_size=100"]  # seen by both
     done = run_tool("train.py", "-c", BASE, "-o", *overrides, ranks=2)
     assert "give for example 64, 128, 192" in error_of(done)
+
+
+def training_records(folder):
+    """metrics.jsonl without what depends on the clock."""
+    clock = ("images_per_second", "reader_cost", "batch_cost")
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in clock} for line in lines]
+
+
+@pytest.mark.launcher
+def test_two_nodes_train_as_two_ranks_of_one_and_write_one_run_folder(run_tool, run_on_two_nodes, tiny_overrides, tmp_path):
+    overrides = [*tiny_overrides, "train.steps=4", "train.warmup_steps=1"]
+    assert run_tool("train.py", "-c", BASE, "-o", *overrides, "name=one", ranks=2).returncode == 0
+    (first, log), (second, _) = run_on_two_nodes("train.py", "-c", BASE, "-o", *overrides, "name=two")
+    assert (first, second) == (0, 0), log
+    assert "global batch     64 = 32 (micro) x 2 (ranks) x 1 (accumulation)" in log
+    output = tmp_path / "output"
+    one, two = (training_records(output / name) for name in ("one", "two"))
+    assert len(one) == 7 and one == two  # to the bit
+    best = [load_file(output / name / "best.safetensors") for name in ("one", "two")]
+    assert all(array.tobytes() == best[1][name].tobytes() for name, array in best[0].items())
+    assert sorted(path.name for path in output.iterdir()) == ["one", "two"]
+    assert (output / "two" / "train.log").read_text().count("update 4/4") == len(list((output / "two" / "vdl").iterdir())) == 1
+    assert [path.name for path in tmp_path.glob("node*/*")] == ["log", "log"]
+
+
+@pytest.mark.launcher
+def test_nodes_without_a_common_disk_are_one_line_and_status_2(run_on_two_nodes, tiny_overrides):
+    for status, log in run_on_two_nodes("train.py", "-c", BASE, "-o", *tiny_overrides, "output=mine"):
+        assert status == 2 and "Traceback" not in log
+        assert re.search(r"^error: .*mine holds the same files on 1 of 2 ranks only: choose an output=...", log, re.MULTILINE)
 
 
 @pytest.mark.launcher

@@ -3,6 +3,7 @@
 python tools/train.py -c configs/digits_quickstart.yaml
 python tools/train.py -c configs/vit_ti16_cifar100_rdrop.yaml -o train.steps=300 name=short
 python -m paddle.distributed.launch --nproc_per_node 2 tools/train.py -c configs/vit_ti16_cifar100_rdrop.yaml
+python -m paddle.distributed.launch --master HOST:PORT --nnodes 2 --rank N --nproc_per_node 8 tools/train.py -c CONFIG
 python tools/train.py -c configs/vit_ti16_cifar100_rdrop.yaml --resume
 """
 
@@ -13,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rdrop_paddle import command_line, load_config
-from rdrop_paddle.config import accumulation
+from rdrop_paddle.config import accumulation, check_ranks
 
 
 def main():
@@ -25,13 +26,13 @@ def main():
     import paddle
 
     from rdrop_paddle import checkpoint, engine, ranks
-    from rdrop_paddle.runlog import RunLog, check_run_folder, run_folder
+    from rdrop_paddle.runlog import RunLog, check_run_folder, check_shared_folder, run_folder
     from rdrop_paddle.vision.task import ImageClassification
 
     rank, rank_count = ranks.start()
-    if rank == 0:
-        check_run_folder(config, options.resume)
-    accumulation(config.train, rank_count)  # an error now rather than after minutes of reading
+    check_ranks(config.train, rank_count)  # errors now rather than after minutes of reading
+    check_shared_folder(config)
+    check_run_folder(config, options.resume)
     paddle.seed(config.train.seed)
     task = ImageClassification(config)
     resuming = options.resume and checkpoint.latest(run_folder(config)) is not None
@@ -64,7 +65,7 @@ def describe(config, task, ranks, device):
         f"training images  {count:,}, {count // train.batch_size} updates an epoch, {train.steps} updates in all",
         f"learning rate    peak {train.lr} after {train.warmup_steps} updates, then a cosine down to 0",
         f"loss             {rdrop.passes} pass(es), alpha {rdrop.alpha} {rdrop.reduction}" + official_alpha(rdrop),
-        f"device           {device}, OMP_NUM_THREADS {os.environ['OMP_NUM_THREADS']}, "
+        f"device           {device}, sharding {train.sharding}, OMP_NUM_THREADS {os.environ['OMP_NUM_THREADS']}, "
         f"MKL_DEBUG_CPU_TYPE {os.environ.get('MKL_DEBUG_CPU_TYPE', 'unset')}",
     ]
     return "\n".join(lines)
