@@ -33,10 +33,9 @@ def crop_and_resize(images, boxes, flips, size):
     # mirrored, the crop runs from its right edge to its left
     across = resize_weights(paddle.where(flips, right, left), paddle.where(flips, left, right), size, width)
     down = resize_weights(top, bottom, size, height)
-    with paddle.amp.auto_cast(enable=False):  # the weights need more than bfloat16's 8 bits
-        # normalised first, where there are fewer pixels: the weights of a new pixel add up to 1
-        rows = normalise(images).reshape([count, channels * height, width]).matmul(across, transpose_y=True)
-        return down.unsqueeze(1).matmul(rows.reshape([count, channels, height, size]))
+    # normalised first, where there are fewer pixels: the weights of a new pixel add up to 1
+    rows = normalise(images).reshape([count, channels * height, width]).matmul(across, transpose_y=True)
+    return down.unsqueeze(1).matmul(rows.reshape([count, channels, height, size]))
 
 
 def resize_weights(starts, ends, size, length):

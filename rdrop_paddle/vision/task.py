@@ -81,9 +81,10 @@ class ImageClassification:
     def model_input(self, batch):
         """What the model sees of a batch: float32 [N, 3, S, S] from -1 to 1."""
         images, *crops, _, _ = batch
-        if not crops:  # files come cropped and resized
-            return pixels.normalise(images)
-        return pixels.crop_and_resize(images, *crops, self.config.model.image_size)
+        with paddle.amp.auto_cast(enable=False):  # pixels and their weights need more than bfloat16's 8 bits
+            if not crops:  # files come cropped and resized
+                return pixels.normalise(images)
+            return pixels.crop_and_resize(images, *crops, self.config.model.image_size)
 
     def forward(self, model, batch, passes=1):
         """(logits [passes * N, classes], labels [N], no pad mask); `model` is self.model or a parallel wrapper of it."""
