@@ -18,7 +18,7 @@ from rdrop_paddle.engine import Trainer
 from rdrop_paddle.loss import RDropLoss
 from rdrop_paddle.vision.data import data_root
 from rdrop_paddle.vision.model import ARCHITECTURES
-from rdrop_paddle.vision.task import ImageClassification, normalise
+from rdrop_paddle.vision.task import ImageClassification
 from rdrop_paddle.vision.weights import load_weights
 
 from . import torch_reference
@@ -94,13 +94,12 @@ class Alignment:
         classes = "model.classes=1000" if self.weights else self.data[1]
         config = load_config(BASE, [*SETTINGS, *self.data, "model.image_size=224", classes])
         task, reference = self.models(config, reset_head=False)
-        images, labels = self.images(224, 64)
+        pixels, labels = self.images(224, 64)
         found, expected = {}, {}
         for i, (ours, theirs) in enumerate(zip(task.model.blocks, reference.vit.layers)):
             ours.register_forward_post_hook(lambda _, x, y, i=i: found.update({f"block {i}": y.numpy()}))
             theirs.register_forward_hook(lambda _, x, y, i=i: expected.update({f"block {i}": y.numpy()}))
         task.model.eval()
-        pixels = normalise(paddle.to_tensor(images))
         with paddle.no_grad(), torch.no_grad():
             logits = task.model(pixels)
             reference_logits = reference(torch.from_numpy(pixels.numpy())).logits
@@ -116,10 +115,11 @@ class Alignment:
         ]
 
     def images(self, size, count):
-        """(uint8 [count, size, size, 3], labels) of the test set."""
+        """(float32 [count, 3, size, size], labels int64 [count]) of the test set, as the model sees them."""
         config = load_config(BASE, [*SETTINGS, *self.data, f"model.image_size={size}", f"eval.batch_size={count}"])
-        images, labels, _ = next(iter(ImageClassification(config).batches("test")))
-        return images.numpy(), labels.numpy()
+        task = ImageClassification(config)
+        batch = next(iter(task.batches("test")))
+        return task.model_input(batch), batch[-2].numpy()
 
     def loss(self):
         """Loss, cross entropy, KL and both gradients of the loss alone, on the same logits."""
@@ -203,7 +203,7 @@ class Alignment:
         with paddle.no_grad():
             for batch in task.batches(split):
                 task.forward(task.model, batch)
-                labels.append(batch[1].numpy())
+                labels.append(batch[-2].numpy())
                 if sum(map(len, labels)) >= count:
                     break
         hook.remove()
@@ -243,7 +243,7 @@ class TrainingPair:
 
     def _forward(self, forward):
         def with_masks(model, batch, passes=1):
-            self.masks.samples = batch[2].numpy()
+            self.masks.samples = batch[-1].numpy()
             return forward(model, batch, passes)
 
         return with_masks
@@ -253,12 +253,13 @@ class TrainingPair:
         self.masks.update = update
         self.optimizer.zero_grad()
         sums = {"loss": 0.0, "kl": 0.0}
-        for images, labels, samples in micro_batches:
-            pixels, self.masks.samples = torch.from_numpy(normalise(images).numpy()), samples.numpy()
+        for batch in micro_batches:
+            pixels, labels = (torch.from_numpy(x.numpy()) for x in (self.trainer.task.model_input(batch), batch[-2]))
+            self.masks.samples = batch[-1].numpy()
             logits = []
             for self.masks.torch_pass in (0, 1):
                 logits.append(self.reference(pixels).logits)
-            loss, _, kl = torch_reference.rdrop_loss(*logits, torch.from_numpy(labels.numpy()), self.trainer.config.rdrop.alpha)
+            loss, _, kl = torch_reference.rdrop_loss(*logits, labels, self.trainer.config.rdrop.alpha)
             (loss / len(micro_batches)).backward()
             sums["loss"] += loss.item() / len(micro_batches)
             sums["kl"] += kl.item() / len(micro_batches)

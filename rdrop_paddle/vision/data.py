@@ -1,4 +1,4 @@
-"""Images and labels of a split, augmentation, and the order in which ranks read them.
+"""Images and labels of a split, the order in which ranks read them, and their batches.
 
 Every random choice is a pure function of (seed, epoch, index): neither the number of workers nor of ranks changes it.
 """
@@ -8,7 +8,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Sequence
+from typing import List
 
 import numpy as np
 from PIL import Image
@@ -30,14 +30,14 @@ def data_root():
 
 @dataclass(frozen=True)
 class Images:
-    """Images of one split: arrays uint8 [H, W, 3] or paths of files, with integer labels."""
+    """Images of one split, uint8 [N, H, W, 3] or paths of files [N], with integer labels."""
 
-    images: Sequence
+    images: np.ndarray
     labels: np.ndarray  # int64 [N]
     class_names: List[str]
 
     def take(self, chosen):
-        return Images([self.images[i] for i in chosen], self.labels[chosen], self.class_names)
+        return Images(self.images[chosen], self.labels[chosen], self.class_names)
 
 
 def load_splits(config, part):
@@ -108,60 +108,60 @@ def _image_folder(root, part):
         labels += [label] * len(found)
     if not files:
         raise UserError(f"{root / part}: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in its class folders")
-    return Images(files, np.asarray(labels, dtype="int64"), class_names)
+    return Images(np.asarray(files, dtype=object), np.asarray(labels, dtype="int64"), class_names)
 
 
-def crop_box(rng, width, height, smallest_share):
-    """A random crop (left, top, right, bottom) with `smallest_share` to all of the area and an aspect ratio of 3/4 to 4/3.
+class ArrayDataset:
+    """Batches of Images that are arrays: pixels as they were decoded, cropped and resized later on the training device."""
 
-    The distribution of torchvision's and Paddle's RandomResizedCrop, their fallback after ten tries included.
-    """
-    for _ in range(10):
-        area = width * height * rng.uniform(smallest_share, 1.0)
-        ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
-        w, h = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
-        if 0 < w <= width and 0 < h <= height:
-            left, top = rng.integers(0, width - w + 1), rng.integers(0, height - h + 1)
-            return int(left), int(top), int(left) + w, int(top) + h
-    w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))  # the central crop nearest in ratio
-    left, top = (width - w) // 2, (height - h) // 2
-    return left, top, left + w, top + h
+    def __init__(self, images, augmentation):
+        self.images = images
+        self.augmentation = augmentation
+
+    def read(self, epoch, indices):
+        """[images uint8 [N, H, W, 3], boxes int64 [N, 4], flips bool [N], labels int64 [N], indices int64 [N]]."""
+        height, width = self.images.images.shape[1:3]
+        boxes, flips = self.augmentation.draw(epoch, indices, width, height)
+        return [self.images.images[indices], boxes, flips, self.images.labels[indices], indices]
 
 
-class ImageDataset:
-    """(image uint8 [size, size, 3], label, index) by key (epoch, index); augmented when `seed` is given."""
+class FileDataset:
+    """Batches of Images that are files: of sizes of their own, so that Pillow crops and resizes each as it is decoded."""
 
-    def __init__(self, source, image_size, *, seed=None, crop_scale=1.0, flip=False):
-        self.source = source
+    def __init__(self, images, augmentation, image_size):
+        self.images = images
+        self.augmentation = augmentation
         self.image_size = image_size
-        self.seed = seed
-        self.crop_scale = crop_scale
-        self.flip = flip
 
-    def __len__(self):
-        return len(self.source.labels)
+    def read(self, epoch, indices):
+        """[images uint8 [N, image_size, image_size, 3], labels int64 [N], indices int64 [N]].
 
-    def __getitem__(self, key):
-        epoch, index = key
-        image = _open_image(self.source.images[index])
-        if self.seed is not None:
-            rng = np.random.default_rng([self.seed, epoch, index])
-            if self.crop_scale < 1:
-                image = image.crop(crop_box(rng, *image.size, self.crop_scale))
-            if self.flip and rng.random() < 0.5:
-                image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        image = image.resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
-        return np.asarray(image), self.source.labels[index], np.int64(index)
+        Raises:
+            UserError: a file that is no image.
+        """
+        images = np.stack([self._read_image(epoch, index) for index in indices])
+        return [images, self.images.labels[indices], indices]
+
+    def _read_image(self, epoch, index):
+        image = _open_image(self.images.images[index])
+        (box,), (flip,) = self.augmentation.draw(epoch, [index], *image.size)
+        image = image.crop(box.tolist()).resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
+        return np.asarray(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image)
 
 
-def _open_image(source):
-    if isinstance(source, np.ndarray):
-        return Image.fromarray(source)
+def dataset(images, image_size, augmentation):
+    """An ArrayDataset or a FileDataset, as the Images are arrays or files."""
+    if images.images.ndim == 4:
+        return ArrayDataset(images, augmentation)
+    return FileDataset(images, augmentation, image_size)
+
+
+def _open_image(path):
     try:
-        with Image.open(source) as file:
+        with Image.open(path) as file:
             return file.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow raises any of them
-        raise UserError(f"cannot read the image {source}: {error}") from None
+        raise UserError(f"cannot read the image {path}: {error}") from None
 
 
 def epoch_order(count, seed, epoch):
@@ -170,7 +170,7 @@ def epoch_order(count, seed, epoch):
 
 
 def training_order(count, seed, *, batch_size, micro_batch_size, rank, ranks, first_update):
-    """Endless micro-batches of keys (epoch, index) for one rank, from update `first_update` (1, 2, ...) on.
+    """Endless micro-batches (epoch, indices int64 [micro_batch_size]) for one rank, from update `first_update` (1, 2, ...) on.
 
     Each epoch is one permutation, drawn from (seed, epoch) and cut into global batches, an incomplete last one dropped;
     a global batch holds the same images whatever the number of ranks and the micro-batch size.
@@ -187,39 +187,36 @@ def training_order(count, seed, *, batch_size, micro_batch_size, rank, ranks, fi
             for start in range(position * batch_size, updates * batch_size, batch_size):
                 batch = order[start : start + batch_size]
                 for chunk in batch.reshape(-1, ranks, micro_batch_size)[:, rank]:
-                    yield [(epoch, int(index)) for index in chunk]
+                    yield epoch, chunk
                 update += 1
 
     return micro_batches()
 
 
 def evaluation_order(count, *, batch_size, rank, ranks):
-    """This rank's batches of keys, in which all ranks together hold each image exactly once.
+    """This rank's batches (epoch 0, indices int64 [N]), in which all ranks together hold each image exactly once.
 
     The batches themselves do not depend on the number of ranks, so neither does the result of any image.
     """
     starts = range(rank * batch_size, count, ranks * batch_size)
-    return [[(0, index) for index in range(start, min(start + batch_size, count))] for start in starts]
+    return [(0, np.arange(start, min(start + batch_size, count))) for start in starts]
 
 
 def reader(dataset, order, workers):
-    """Batches (images uint8 [N, size, size, 3], labels int64 [N], indices int64 [N]) for the batches of keys in `order`.
+    """What `dataset` reads for each (epoch, indices) in `order`.
 
     With workers, that many threads read ahead (Pillow decodes and resizes outside Python's lock). Not Paddle's
     DataLoader: an error in its reading thread leaves the training waiting for ever.
     """
-
-    def read(keys):
-        return [np.stack(column) for column in zip(*[dataset[key] for key in keys])]
-
     if workers == 0:
-        yield from map(read, order)
+        for epoch, indices in order:
+            yield dataset.read(epoch, indices)
         return
     with ThreadPoolExecutor(workers) as pool:
         ahead = deque()
         try:
-            for keys in order:
-                ahead.append(pool.submit(read, keys))
+            for epoch, indices in order:
+                ahead.append(pool.submit(dataset.read, epoch, indices))
                 if len(ahead) > 2 * workers:
                     yield ahead.popleft().result()
             while ahead:

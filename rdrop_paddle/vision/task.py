@@ -1,11 +1,11 @@
 """Image classification as the engine sees it: batches, forward, counts, score, and the model."""
 
-import numpy as np
 import paddle
 
 from .. import ranks
 from ..errors import UserError
-from . import data
+from . import data, pixels
+from .augmentation import Augmentation
 from .model import build_model
 from .weights import find_weights, load_weights
 
@@ -50,37 +50,45 @@ class ImageClassification:
         return self._images[split]
 
     def batches(self, split, first_update=1):
-        """Batches (images uint8 [N, S, S, 3], labels [N], indices [N]) of this rank.
+        """Batches of this rank as tensors: pixels and what `model_input` needs to crop them, then labels [N] and indices [N].
 
         "train" gives augmented micro-batches without end, beginning with those of update `first_update`; "val" and
         "test" give one pass in which all ranks together hold each image exactly once.
         """
-        config, dataset = self.config, self._dataset(split)
+        config, count = self.config, len(self.images(split).labels)
         shares = dict(rank=self.rank, ranks=self.ranks)
         if split == "train":
             sizes = dict(batch_size=config.train.batch_size, micro_batch_size=config.train.micro_batch_size)
-            order = data.training_order(len(dataset), config.train.seed, first_update=first_update, **sizes, **shares)
+            order = data.training_order(count, config.train.seed, first_update=first_update, **sizes, **shares)
         else:
-            order = data.evaluation_order(len(dataset), batch_size=config.eval.batch_size, **shares)
-        return (list(map(paddle.to_tensor, batch)) for batch in data.reader(dataset, order, config.data.workers))
+            order = data.evaluation_order(count, batch_size=config.eval.batch_size, **shares)
+        read = data.reader(self._dataset(split), order, config.data.workers)
+        return (list(map(pixels.upload, batch)) for batch in read)
 
     def example_images(self, count):
         """The first training images as the model will see them in the first epoch: uint8 [count, S, S, 3]."""
-        dataset = self._dataset("train")
-        order = data.epoch_order(len(dataset), self.config.train.seed, epoch=0)
-        return np.stack([dataset[0, index][0] for index in order[:count]])
+        order = data.epoch_order(len(self.images("train").labels), self.config.train.seed, epoch=0)
+        batch = self._dataset("train").read(0, order[:count])
+        seen = self.model_input(list(map(pixels.upload, batch)))
+        return ((seen.transpose([0, 2, 3, 1]) + 1.0) * 127.5).round().astype("uint8").numpy()
 
     def _dataset(self, split):
-        images, size, augmentation = self.images(split), self.config.model.image_size, self.config.data
-        if split != "train":
-            return data.ImageDataset(images, size)
-        crop_scale, flip = augmentation.crop_scale, augmentation.flip
-        return data.ImageDataset(images, size, seed=self.config.train.seed, crop_scale=crop_scale, flip=flip)
+        config = self.config
+        training = Augmentation(config.train.seed, config.data.crop_scale, config.data.flip)
+        augmentation = training if split == "train" else Augmentation()
+        return data.dataset(self.images(split), config.model.image_size, augmentation)
+
+    def model_input(self, batch):
+        """What the model sees of a batch: float32 [N, 3, S, S] from -1 to 1."""
+        images, *crops, _, _ = batch
+        with paddle.amp.auto_cast(enable=False):  # pixels and their weights need more than bfloat16's 8 bits
+            if not crops:  # files come cropped and resized
+                return pixels.normalise(images)
+            return pixels.crop_and_resize(images, *crops, self.config.model.image_size)
 
     def forward(self, model, batch, passes=1):
         """(logits [passes * N, classes], labels [N], no pad mask); `model` is self.model or a parallel wrapper of it."""
-        images, labels, _ = batch
-        return model(normalise(images), passes=passes), labels, None
+        return model(self.model_input(batch), passes=passes), batch[-2], None
 
     def counts(self, logits, labels, pad_mask):
         """int64 [2]: how many are right, of how many. Counts add up over batches and ranks."""
@@ -90,8 +98,3 @@ class ImageClassification:
         """What the summed counts mean, ready for the log; the first value, the higher the better, selects the best weights."""
         correct, total = (int(count) for count in counts)
         return {"accuracy": correct / total, "correct": correct, "total": total}
-
-
-def normalise(images):
-    """uint8 [N, H, W, 3] to float32 [N, 3, H, W] from -1 to 1: (x/255 - 0.5)/0.5, as all of Google's ViTs expect."""
-    return images.transpose([0, 3, 1, 2]).astype("float32") / 127.5 - 1.0

@@ -9,29 +9,12 @@ from PIL import Image
 
 from rdrop_paddle import UserError
 from rdrop_paddle.vision import data
-from rdrop_paddle.vision.task import ImageClassification, normalise
+from rdrop_paddle.vision.augmentation import Augmentation
+from rdrop_paddle.vision.task import ImageClassification
 
 
 def first(count, order):
     return list(itertools.islice(order, count))
-
-
-@given(st.integers(1, 300), st.integers(1, 300), st.floats(0.01, 1.0), st.integers(0, 2**32))
-def test_a_crop_lies_in_the_image(width, height, smallest, seed):
-    left, top, right, bottom = data.crop_box(np.random.default_rng(seed), width, height, smallest)
-    assert 0 <= left < right <= width and 0 <= top < bottom <= height
-
-
-def test_crops_have_the_asked_areas_and_aspect_ratios():
-    rng = np.random.default_rng(0)
-    boxes = np.array([data.crop_box(rng, 1000, 1000, 0.05) for _ in range(4000)])
-    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
-    share = width * height / 1e6
-    assert 0.049 < share.min() < 0.07 and share.max() > 0.9
-    below = [np.mean(share < limit) for limit in (0.3, 0.6)]  # uniform there; of the larger ones some do not fit
-    assert below[0] / below[1] == pytest.approx((0.3 - 0.05) / (0.6 - 0.05), abs=0.03)
-    ratio = np.log(width / height)
-    assert abs(ratio).max() < np.log(4 / 3) + 0.02 and abs(ratio.mean()) < 0.02
 
 
 def key_sets(**overrides):
@@ -41,7 +24,8 @@ def key_sets(**overrides):
     updates = []
     orders = [data.training_order(50, 7, rank=rank, **settings) for rank in range(settings["ranks"])]
     for _ in range(5):
-        updates.append(sorted(key for order in orders for batch in first(per_rank, order) for key in batch))
+        batches = [batch for order in orders for batch in first(per_rank, order)]
+        updates.append(sorted((epoch, index) for epoch, indices in batches for index in indices.tolist()))
     return updates
 
 
@@ -62,8 +46,9 @@ def test_an_epoch_has_each_image_at_most_once_and_drops_the_rest():
 def test_starting_later_gives_the_rest_of_the_same_order(first_update):
     settings = dict(batch_size=16, micro_batch_size=8, rank=1, ranks=2)
     whole = first(10, data.training_order(50, 7, first_update=1, **settings))
-    later = data.training_order(50, 7, first_update=first_update, **settings)
-    assert first(4, later) == whole[first_update - 1 : first_update + 3]
+    later = first(4, data.training_order(50, 7, first_update=first_update, **settings))
+    for (epoch, indices), (expected_epoch, expected) in zip(later, whole[first_update - 1 : first_update + 3]):
+        assert epoch == expected_epoch and indices.tolist() == expected.tolist()
 
 
 def test_a_batch_larger_than_the_training_set_is_an_error():
@@ -73,10 +58,12 @@ def test_a_batch_larger_than_the_training_set_is_an_error():
 
 @given(st.integers(0, 200), st.integers(1, 64), st.integers(1, 7))
 def test_ranks_count_each_test_image_once_in_the_same_batches(count, batch_size, ranks):
-    per_rank = [data.evaluation_order(count, batch_size=batch_size, rank=rank, ranks=ranks) for rank in range(ranks)]
-    batches = sorted(batch for order in per_rank for batch in order)
-    assert batches == data.evaluation_order(count, batch_size=batch_size, rank=0, ranks=1)
-    assert [index for batch in batches for _, index in batch] == list(range(count))
+    def batches(rank, ranks):
+        order = data.evaluation_order(count, batch_size=batch_size, rank=rank, ranks=ranks)
+        return [indices.tolist() for _, indices in order]
+
+    together = sorted(batch for rank in range(ranks) for batch in batches(rank, ranks))
+    assert together == batches(0, 1) and [index for batch in together for index in batch] == list(range(count))
 
 
 def test_held_out_part_and_subset_are_stratified_disjoint_and_fixed():
@@ -95,53 +82,105 @@ def test_held_out_part_and_subset_are_stratified_disjoint_and_fixed():
 def test_digits_are_real_and_split_once(tiny_config):
     splits = data.load_splits(tiny_config().data, "train") | data.load_splits(tiny_config().data, "test")
     assert {split: len(images.labels) for split, images in splits.items()} == {"train": 862, "val": 216, "test": 719}
-    assert all(images.images[0].shape == (8, 8, 3) and images.images[0].dtype == np.uint8 for images in splits.values())
-    assert max(image.max() for image in splits["test"].images) == 255
+    for images in splits.values():
+        assert images.images.shape == (len(images.labels), 8, 8, 3) and images.images.dtype == np.uint8
+        assert images.images.max() == 255
 
 
 def read(config, workers, rank=0, ranks=1):
-    source = data.load_splits(config.data, "train")["train"]
-    dataset = data.ImageDataset(source, 8, seed=3, crop_scale=0.3, flip=True)
-    order = data.training_order(
-        len(source.labels), 3, batch_size=16, micro_batch_size=8, rank=rank, ranks=ranks, first_update=1
-    )
-    batches = first(4 // ranks, data.reader(dataset, order, workers))
-    return {int(i): image for images, _, indices in batches for i, image in zip(indices, images)}
+    """Each image as the model sees it in the first two updates, by its index."""
+    task = ImageClassification(config)
+    task.rank, task.ranks = rank, ranks
+    config.data.workers = workers
+    batches = first(4 // ranks, task.batches("train"))
+    return {int(i): image for batch in batches for i, image in zip(batch[-1], task.model_input(batch).numpy())}
 
 
-def test_augmentation_does_not_depend_on_workers_or_ranks(tiny_config):
-    alone = read(tiny_config(), workers=0)
-    with_workers = read(tiny_config(), workers=2)
-    two_ranks = read(tiny_config(), 0, rank=0, ranks=2) | read(tiny_config(), 0, rank=1, ranks=2)
+@pytest.mark.parametrize("kind", ["arrays", "files"])
+def test_augmentation_does_not_depend_on_workers_or_ranks(kind, tiny_config, digits_folder):
+    files = ["data.name=folder", f"data.path={digits_folder}"] if kind == "files" else []
+    sizes = ["train.batch_size=16", "train.micro_batch_size=8"]
+    config = tiny_config("data.crop_scale=0.3", "data.flip=true", "model.image_size=16", *sizes, *files)
+    alone = read(config, workers=0)
+    with_workers = read(config, workers=2)
+    two_ranks = read(config, 0, rank=0, ranks=2) | read(config, 0, rank=1, ranks=2)
     assert len(alone) == 32 and alone.keys() == with_workers.keys() == two_ranks.keys()
     for index, image in alone.items():
         np.testing.assert_array_equal(image, with_workers[index])
         np.testing.assert_array_equal(image, two_ranks[index])
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_fault_while_reading_reaches_the_reader(tmp_path, workers):
-    (tmp_path / "broken.jpg").write_bytes(b"no image")
-    dataset = data.ImageDataset(data.Images([tmp_path / "broken.jpg"], np.zeros(1, "int64"), ["cat"]), 8)
-    with pytest.raises(UserError, match="broken.jpg"):
-        list(data.reader(dataset, [[(0, 0)]] * 20, workers))
+def seen(task, augmentation, epoch=0):
+    """Ten training images as the model sees them in `epoch`."""
+    dataset = data.dataset(task.images("train"), task.config.model.image_size, augmentation)
+    return task.model_input(list(map(paddle.to_tensor, dataset.read(epoch, np.arange(40, 0, -4))))).numpy()
+
+
+def test_files_are_cropped_mirrored_and_resized_like_arrays(tiny_config, digits_folder):
+    sizes = ["data.val_fraction=0", "model.image_size=24"]
+    arrays = ImageClassification(tiny_config(*sizes))
+    files = ImageClassification(tiny_config(*sizes, "data.name=folder", f"data.path={digits_folder}"))
+    arrays.images("train"), files.images("train")
+    names = [int(path.stem) for path in files.images("train").images]
+    arrays._images["train"] = arrays.images("train").take(names)  # in the folder's order
+    for augmentation in (Augmentation(), Augmentation(3, 0.3), Augmentation(3, 0.3, True)):
+        found, expected = seen(files, augmentation, epoch=2), seen(arrays, augmentation, epoch=2)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1.001 / 127.5)
 
 
 def test_epochs_and_seeds_augment_differently_and_evaluation_never_does(tiny_config):
-    source = data.load_splits(tiny_config().data, "train")["train"]
-    augmented = data.ImageDataset(source, 16, seed=3, crop_scale=0.3)
-    other_seed = data.ImageDataset(source, 16, seed=4, crop_scale=0.3)
-    assert (augmented[0, 5][0] == augmented[0, 5][0]).all()
-    assert (augmented[0, 5][0] != augmented[1, 5][0]).any() and (augmented[0, 5][0] != other_seed[0, 5][0]).any()
-    plain = data.ImageDataset(source, 16)
-    expected = Image.fromarray(source.images[5]).resize((16, 16), Image.Resampling.BILINEAR)
-    np.testing.assert_array_equal(plain[0, 5][0], np.asarray(expected))
+    task = ImageClassification(tiny_config("model.image_size=16"))
+    augmented = seen(task, Augmentation(3, 0.3))
+    np.testing.assert_array_equal(augmented, seen(task, Augmentation(3, 0.3)))
+    for other in (seen(task, Augmentation(3, 0.3), epoch=1), seen(task, Augmentation(4, 0.3))):
+        assert (augmented != other).any(axis=(1, 2, 3)).mean() > 0.5
+    batch = next(task.batches("val"))
+    expected = Image.fromarray(task.images("val").images[5]).resize((16, 16), Image.Resampling.BILINEAR)
+    found = (task.model_input(batch)[5].transpose([1, 2, 0]).numpy() + 1) * 127.5
+    np.testing.assert_allclose(found, np.asarray(expected), rtol=0, atol=1.001)
 
 
-def test_normalisation_is_from_minus_one_to_one():
-    found = normalise(paddle.to_tensor(np.array([[[[0, 51, 255]]]], "uint8")))
-    assert found.shape == [1, 3, 1, 1]
-    np.testing.assert_allclose(found.numpy().ravel(), [(0 / 255 - 0.5) / 0.5, (51 / 255 - 0.5) / 0.5, 1.0], atol=1e-6)
+def test_training_images_are_augmented_as_the_config_says(tiny_config):
+    task = ImageClassification(tiny_config("train.seed=5", "data.crop_scale=0.3", "data.flip=true"))
+    _, *drawn, _, indices = (column.numpy() for column in next(task.batches("train")))
+    for found, expected in zip(drawn, Augmentation(5, 0.3, True).draw(0, indices, 8, 8)):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_example_images_are_what_the_first_batch_shows_the_model(tiny_config):
+    task = ImageClassification(tiny_config("model.image_size=16", "data.flip=true"))
+    examples = task.example_images(4)
+    assert examples.shape == (4, 16, 16, 3) and examples.dtype == np.uint8
+    expected = (task.model_input(next(task.batches("train"))).numpy()[:4].transpose(0, 2, 3, 1) + 1) * 127.5
+    np.testing.assert_allclose(examples, expected, rtol=0, atol=0.501)
+
+
+def test_the_pixels_of_an_array_travel_as_they_were_decoded(tiny_config):
+    task = ImageClassification(tiny_config("model.image_size=16"))
+    images, *_, labels, indices = (column.numpy() for column in next(task.batches("train")))
+    assert images.dtype == np.uint8
+    np.testing.assert_array_equal(images, task.images("train").images[indices])
+    np.testing.assert_array_equal(labels, task.images("train").labels[indices])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_fault_while_reading_reaches_the_reader(tmp_path, workers):
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    images = data.Images(np.array([tmp_path / "broken.jpg"]), np.zeros(1, "int64"), ["cat"])
+    with pytest.raises(UserError, match="broken.jpg"):
+        list(data.reader(data.dataset(images, 8, Augmentation()), [(0, np.array([0]))] * 20, workers))
+
+
+@pytest.fixture
+def digits_folder(tmp_path, tiny_config):
+    """An image folder with the first 100 training digits, each file named by its index."""
+    digits = data.load_splits(tiny_config("data.val_fraction=0").data, "train")["train"]
+    for part in ("train", "val"):
+        for index, (image, label) in enumerate(zip(digits.images[:100], digits.labels)):
+            path = tmp_path / part / str(label) / f"{index:03}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+    return tmp_path
 
 
 @pytest.fixture
@@ -160,7 +199,8 @@ def test_an_image_folder(image_folder, tiny_config):
     test = data.load_splits(config, "test")["test"]
     assert train.class_names == ["cat", "dog"]
     assert [len(s.labels) for s in (train, val, test)] == [6, 6, 4] and test.labels.tolist() == [0, 0, 1, 1]
-    assert data.ImageDataset(test, 16)[0, 3][0].shape == (16, 16, 3)
+    images, labels, indices = data.dataset(test, 16, Augmentation()).read(0, np.array([3, 0]))
+    assert images.shape == (2, 16, 16, 3) and labels.tolist() == [1, 0] and indices.tolist() == [3, 0]
 
 
 def test_faults_of_an_image_folder_are_named(image_folder, tiny_config, tmp_path):
@@ -172,7 +212,7 @@ def test_faults_of_an_image_folder_are_named(image_folder, tiny_config, tmp_path
     (image_folder / "val" / "cat" / "broken.png").write_bytes(b"no image")
     images = load("test")["test"]
     with pytest.raises(UserError, match=r"cannot read the image .*broken.png"):
-        [data.ImageDataset(images, 8)[0, i] for i in range(len(images.labels))]
+        data.dataset(images, 8, Augmentation()).read(0, np.arange(len(images.labels)))
     (image_folder / "val" / "horse").mkdir()
     with pytest.raises(UserError, match="val/horse: no such class"):
         load("test")
