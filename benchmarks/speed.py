@@ -34,24 +34,28 @@ class Side:
     changes: tuple = ()  # overrides of this side alone
     evaluation: bool = False
     ranks: int = 1
+    threads: Optional[int] = None  # of a rank; None = its share of the cores
     framework: str = "paddle"
     torch_micro_batch: Optional[int] = None  # images per forward in torch; None = the global batch at once
     warmup: int = 2  # updates, or passes over the images, that are not counted
     repeats: int = 6  # that are
 
+    def thread_count(self):
+        return self.threads or command_line.threads(self.ranks)
+
     def label(self):
-        threads = os.environ.get("OMP_NUM_THREADS") or command_line.threads(self.ranks)
-        return f"{self.framework}, {self.ranks} x {threads} thread(s)" + "".join(f", {o}" for o in self.changes)
+        changes = "".join(f", {change}" for change in self.changes)
+        return f"{self.framework}, {self.ranks} x {self.thread_count()} thread(s){changes}"
 
     def against(self, words):
-        """The other side: "torch", or overrides, where ranks=N changes the number of ranks."""
+        """The other side: "torch", or overrides, where ranks=N and threads=N change the processes."""
         if words == ["torch"]:
-            return replace(self, framework="torch", ranks=1)
-        ranks = [word.removeprefix("ranks=") for word in words if word.startswith("ranks=")]
-        if not all(number.isdigit() and int(number) > 0 for number in ranks):
-            raise UserError(f"--against {' '.join(words)}: give ranks as a number from 1 on")
-        changes = tuple(word for word in words if not word.startswith("ranks="))
-        return replace(self, ranks=int((ranks or [self.ranks])[-1]), changes=changes)
+            return replace(self, framework="torch", ranks=1, threads=None)
+        changes = [word for word in words if not word.startswith(("ranks=", "threads="))]
+        other = replace(self, changes=tuple(changes))
+        for key, _, number in (word.partition("=") for word in words if word not in changes):
+            other = replace(other, **{key: command_line.positive(number)})
+        return other
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,8 @@ def measure(side):
         launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", str(side.ranks), "--log_dir", f"{folder}/log"]
         worker = [str(HERE / f"speed_{side.framework}.py"), str(specification), folder]
         command = [sys.executable, *(launch if side.ranks > 1 else []), *worker]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        environment = os.environ | {"OMP_NUM_THREADS": str(side.thread_count())}
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
         found = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("rank-*.json"))]
         if done.returncode or len(found) != side.ranks:
             log = Path(folder, "log", "workerlog.0")

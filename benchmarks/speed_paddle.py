@@ -19,7 +19,7 @@ def main():
     from rdrop_paddle.vision.task import ImageClassification
 
     chosen = speed_worker.specification()
-    config = load_config(chosen["config"], [*chosen["overrides"], "model.weights="])
+    config = load_config(chosen["config"], [*chosen["overrides"], "model.weights=''"])
     rank, _ = ranks.start()
     task = ImageClassification(config)
     images = len(task.images("val").labels) if chosen["evaluation"] else config.train.batch_size

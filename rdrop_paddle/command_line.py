@@ -33,7 +33,7 @@ def config_parser(doc):
 def positive(text):
     """An argument's value as an integer from 1 on."""
     if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text} is no integer from 1 on")
+        raise UserError(f"{text!r} is no integer from 1 on")
     return int(text)
 
 

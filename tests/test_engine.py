@@ -10,7 +10,7 @@ from gradient_worker import gradients
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-from rdrop_paddle import UserError, checkpoint, engine, evaluate
+from rdrop_paddle import UserError, checkpoint, engine, evaluate, layers
 from rdrop_paddle.checkpoint import model_arrays
 from rdrop_paddle.config import BASE
 from rdrop_paddle.engine import FIGURES, Trainer, _dropout_seed

@@ -88,7 +88,11 @@ class ImageClassification:
 
     def forward(self, model, batch, passes=1):
         """(logits [passes * N, classes], labels [N], no pad mask); `model` is self.model or a parallel wrapper of it."""
-        return model(self.model_input(batch), passes=passes), batch[-2], None
+        ways = {}
+        if self.model.training:
+            shared_blocks = self.config.rdrop.shared_blocks if passes > 1 else 0
+            ways = dict(shared_blocks=shared_blocks, recompute=self.config.train.recompute)
+        return model(self.model_input(batch), passes=passes, **ways), batch[-2], None
 
     def counts(self, logits, labels, pad_mask):
         """int64 [2]: how many are right, of how many. Counts add up over batches and ranks."""
