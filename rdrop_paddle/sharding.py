@@ -32,8 +32,10 @@ class Shards:
 
     def global_norm(self):
         """The norm of all gradients, a float32 scalar that is the same on every rank."""
-        norm = paddle.linalg.norm(paddle.stack([paddle.linalg.norm(g.astype("float32")) for g in self.gradients()]))
-        return ranks.sum_over_all(norm.square()).sqrt() if self.stage == 2 else norm
+        # not paddle.linalg.norm, which takes ten times as long on a CPU
+        gradients = (gradient.astype("float32") for gradient in self.gradients())
+        square = paddle.stack([(gradient * gradient).sum() for gradient in gradients]).sum()
+        return (ranks.sum_over_all(square) if self.stage == 2 else square).sqrt()
 
     @paddle.no_grad()
     def exchange(self):

@@ -22,7 +22,9 @@ def main():
     arguments = command_line.config_parser(__doc__)
     arguments.add_argument("--ranks", type=command_line.positive, default=1, help="Paddle processes; they share the cores")
     arguments.add_argument("--threads", type=command_line.positive, help="of each (default: its share of the cores)")
-    arguments.add_argument("--against", nargs="+", metavar="WHAT", help="torch, or key=value ..., ranks=N, threads=N of the other side")
+    arguments.add_argument(
+        "--against", nargs="+", metavar="WHAT", help="torch, or key=value ..., ranks=N, threads=N of the other side"
+    )
     arguments.add_argument("--evaluation", action="store_true", help="measure evaluation instead of training")
     arguments.add_argument("--rounds", type=command_line.positive, default=5, help="measurements of each side (default 5)")
     arguments.add_argument("--repeats", type=command_line.positive, default=6, help="updates in one measurement (default 6)")

@@ -91,9 +91,10 @@ def read(archive, path, split):
     """
     names = archive.members[split]
     contents = _verified_members(archive, path, [*names, archive.meta])
-    parts = [_images_and_labels(archive, contents[name], f"{path}, member {name}") for name in names]
     meta = safe_pickle.loads(contents[archive.meta], f"{path}, member {archive.meta}", safe_pickle.NUMPY_ARRAYS)
-    images, labels = (np.concatenate(arrays) for arrays in zip(*parts))
+    # each rank reads the images: what is parsed is let go at once, and a single part is not copied
+    parts = [_images_and_labels(archive, contents.pop(name), f"{path}, member {name}") for name in names]
+    images, labels = parts[0] if len(parts) == 1 else (np.concatenate(arrays) for arrays in zip(*parts))
     return images, labels, list(meta[archive.class_names_key])
 
 
@@ -147,6 +148,7 @@ def _members_of_tar(archive, path, names):
 
 def _images_and_labels(archive, content, source):
     entry = safe_pickle.loads(content, source, safe_pickle.NUMPY_ARRAYS)
+    del content
     pixels = entry["data"].value.reshape(-1, 3, 32, 32)  # uint8, channels first
     labels = np.asarray(entry[archive.label_key], dtype="int64")
     return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)), labels

@@ -12,7 +12,6 @@ from typing import List
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from ..errors import UserError
 from . import cifar
@@ -86,6 +85,8 @@ def _official_images(config, part):
 
 def _digits(part):
     """scikit-learn's 1,797 real scans of digits, 8x8, grey; a fixed, stratified 40 % are the test set."""
+    from sklearn.datasets import load_digits  # 100 MB in memory, which training on anything else has no use for
+
     digits = load_digits()
     train, test = split_indices(digits.target, DIGITS_TEST_SHARE, None)
     chosen = train if part == "train" else test
