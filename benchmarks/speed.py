@@ -163,7 +163,7 @@ def table(sides, rounds):
 
 def ratio_text(values):
     """The median of the pairs' ratios and their range."""
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f}, {len(values)} pairs)"
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f}, {len(values)} rounds)"
 
 
 def as_json(sides, rounds):

@@ -86,12 +86,14 @@ class _LayerNormOnCpu(PyLayer):
 class _DropoutOnCpu(PyLayer):
     @staticmethod
     def forward(ctx, x, rate):
-        ctx.keep, ctx.factor = keep_mask(x.shape, rate)
-        return x * _as_float(ctx)
+        keep, ctx.factor = keep_mask(x.shape, rate)
+        ctx.save_for_backward(paddle.to_tensor(keep))  # a byte per element; made a float32 again, it costs next to nothing
+        return x * _factors(keep, ctx.factor)
 
     @staticmethod
     def backward(ctx, gradient):
-        return gradient * _as_float(ctx)
+        (keep,) = ctx.saved_tensor()
+        return gradient * _factors(keep.numpy(), ctx.factor)
 
 
 def keep_mask(shape, rate):
@@ -103,9 +105,9 @@ def keep_mask(shape, rate):
     return (words.view(np.uint16)[:count] >= threshold).reshape(shape), STEPS / (STEPS - threshold)
 
 
-def _as_float(ctx):
-    # the mask is kept in a byte per element: made anew in the backward pass it costs a twentieth of a matrix product
-    scaled = np.multiply(ctx.keep, np.float32(ctx.factor))
+def _factors(keep, factor):
+    """`factor` where `keep`, else 0, as a tensor."""
+    scaled = np.multiply(keep, np.float32(factor))
     return paddle.utils.dlpack.from_dlpack(scaled.__dlpack__())  # shares the memory
 
 

@@ -1,8 +1,8 @@
 """Gradients of one global batch of 64 digits for several micro-batch sizes, with dropout masks fixed per sample.
 
-    python -m paddle.distributed.launch --nproc_per_node 2 tests/gradient_worker.py FOLDER REDUCTION-MICRO ...
+    python -m paddle.distributed.launch --nproc_per_node 2 tests/gradient_worker.py FOLDER REDUCTION-MICRO[-recompute] ...
 
-Rank 0 writes FOLDER/REDUCTION-MICRO.npz with every parameter's gradient, and the mean `loss` and `kl`.
+Rank 0 writes FOLDER/REDUCTION-MICRO[-recompute].npz with every parameter's gradient, and the mean `loss` and `kl`.
 """
 
 import sys
@@ -23,14 +23,14 @@ def main():
 
     rank, _ = ranks.start()
     for layout in layouts:
-        reduction, micro_batch_size = layout.split("-")
-        arrays = gradients(reduction, int(micro_batch_size))
+        reduction, micro_batch_size, *recompute = layout.split("-")
+        arrays = gradients(reduction, int(micro_batch_size), recompute=bool(recompute))
         if rank == 0:
             np.savez(Path(folder) / f"{layout}.npz", **arrays)
     return 0
 
 
-def gradients(reduction, micro_batch_size):
+def gradients(reduction, micro_batch_size, recompute=False):
     import numpy as np
     import paddle
     from conftest import TINY
@@ -57,7 +57,7 @@ def gradients(reduction, micro_batch_size):
             return super().forward(model, batch, passes)
 
     overrides = [f"train.micro_batch_size={micro_batch_size}", f"rdrop.reduction={reduction}", "train.clip_norm=null"]
-    config = load_config(BASE, [*TINY, *overrides, "rdrop.alpha=2.0"])
+    config = load_config(BASE, [*TINY, *overrides, "rdrop.alpha=2.0", f"train.recompute={recompute}"])
     task = Task(config)
     for n, parameter in enumerate(task.model.parameters()):
         parameter.set_value(np.random.default_rng(n).normal(0, 0.4, parameter.shape).astype("float32"))

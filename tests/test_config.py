@@ -52,6 +52,7 @@ def test_a_bare_off_means_off():
         ("data.crop_scale=0", "data.crop_scale is 0.0: give a number above 0"),
         ("rdrop.passes=3", "rdrop.passes is 3: give one of 1, 2"),
         ("rdrop.passes=1", "rdrop.alpha is 9.6 but rdrop.passes is 1"),
+        ("rdrop.shared_blocks=-1", "rdrop.shared_blocks is -1: give a number >= 0"),
         ("rdrop.reduction=none", "rdrop.reduction is none"),
         ("train.warmup_steps=10000", "train.warmup_steps 10000 must be below"),
         ("data.flip=maybe", "data.flip"),
@@ -88,6 +89,11 @@ def test_a_bad_file_is_one_line_that_names_it(content, message, tmp_path):
     with pytest.raises(UserError, match=message) as error:
         load_config(path)
     assert "mine.yaml" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_one_pass_has_no_blocks_to_share():
+    with pytest.raises(UserError, match="rdrop.shared_blocks is 2 but rdrop.passes is 1"):
+        load_config(BASE, ["rdrop.passes=1", "rdrop.alpha=0", "rdrop.shared_blocks=2"])
 
 
 def test_evaluating_on_nothing_is_an_error():

@@ -28,7 +28,7 @@ def worst_difference(a, b):
 
 @pytest.mark.launcher
 def test_the_gradient_of_a_global_batch_depends_on_neither_micro_batch_nor_ranks(run_tool, tmp_path):
-    names = [f"batchmean-{size}" for size in (8, 16, 32)]
+    names = [*(f"batchmean-{size}" for size in (8, 16, 32)), "batchmean-16-recompute"]
     done = run_tool("tests/gradient_worker.py", tmp_path, *names, "sum-8", ranks=2)
     assert done.returncode == 0, done.stdout
     layouts = {(2, name): np.load(tmp_path / f"{name}.npz") for name in names}
@@ -166,6 +166,25 @@ def test_an_update_never_waits_for_the_device(tiny_config, monkeypatch, tmp_path
     assert looks == []
     trainer.fetch(tmp_path)
     assert looks.count("tolist") == 1 and trainer.pending == []
+
+
+@pytest.mark.parametrize("override, forwards", [("rdrop.shared_blocks=1", [32, 64]), ("train.recompute=true", [64, 64] * 2)])
+def test_training_takes_cheaper_ways_that_evaluation_does_not_know(tiny_config, override, forwards):
+    """Samples in each forward of the two blocks for one micro-batch of 32."""
+    trainer, micro_batches = trainer_for(tiny_config(override, "train.micro_batch_size=32"))
+    seen = []
+    for block in trainer.task.model.blocks:
+        block.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    trainer.backward(micro_batches[:1], 1)
+    assert seen == forwards
+    seen.clear()
+    evaluate(trainer.task, "val")
+    assert len(seen) == 2 * len(list(trainer.task.batches("val")))
+
+
+def test_sharing_every_block_is_an_error(tiny_config):
+    with pytest.raises(UserError, match="rdrop.shared_blocks 2 leaves none of the model's 2 blocks .*at most 1"):
+        ImageClassification(tiny_config("rdrop.shared_blocks=2"))
 
 
 def test_mixed_precision_without_a_gpu_is_a_clear_error(tiny_config):

@@ -106,7 +106,8 @@ class VisionTransformer(nn.Layer):
         x = self.pos_drop(x)
         for number, block in enumerate(self.blocks, start=1):
             outputs = 1 if number == len(self.blocks) else None  # the head sees the class token alone
-            x = recompute_in_backward(block, x, outputs) if recompute else block(x, outputs)
+            # DataParallel does not see the gradients of Paddle's reentrant way
+            x = recompute_in_backward(block, x, outputs, use_reentrant=False) if recompute else block(x, outputs)
             if number == shared_blocks:
                 x = _repeated(x, passes)
         return self.head(self.norm(x[:, 0]))

@@ -19,6 +19,11 @@ class ImageClassification:
         self.config = config
         self.rank, self.ranks = ranks.rank(), ranks.count()
         self.model = build_model(config.model)
+        if config.rdrop.shared_blocks >= len(self.model.blocks):
+            raise UserError(
+                f"rdrop.shared_blocks {config.rdrop.shared_blocks} leaves none of the model's {len(self.model.blocks)} blocks "
+                f"to differ in: give at most {len(self.model.blocks) - 1}"
+            )
         self._images = {}
         self.weight_report = None
 
@@ -88,11 +93,10 @@ class ImageClassification:
 
     def forward(self, model, batch, passes=1):
         """(logits [passes * N, classes], labels [N], no pad mask); `model` is self.model or a parallel wrapper of it."""
-        ways = {}
+        training = {}
         if self.model.training:
-            shared_blocks = self.config.rdrop.shared_blocks if passes > 1 else 0
-            ways = dict(shared_blocks=shared_blocks, recompute=self.config.train.recompute)
-        return model(self.model_input(batch), passes=passes, **ways), batch[-2], None
+            training = dict(shared_blocks=self.config.rdrop.shared_blocks, recompute=self.config.train.recompute)
+        return model(self.model_input(batch), passes=passes, **training), batch[-2], None
 
     def counts(self, logits, labels, pad_mask):
         """int64 [2]: how many are right, of how many. Counts add up over batches and ranks."""

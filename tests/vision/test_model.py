@@ -158,3 +158,78 @@ def test_numbers_that_do_not_fit_are_named(overrides, message):
 def test_the_model_stands_alone():
     model = VisionTransformer(image_size=32, embed_dim=32, depth=1, num_heads=2, classes=5)
     assert model(paddle.zeros([2, 3, 32, 32])).shape == [2, 5]
+
+
+def test_the_last_block_gives_the_class_token_as_if_it_gave_all(tiny_config, images):
+    model = build_model(tiny_config("model.drop_rate=0").model)
+    found = model(images)
+    x = model.patch_embed(images)
+    x = paddle.concat([model.cls_token.expand([3, 1, -1]), x], axis=1) + model.pos_embed
+    for block in model.blocks:
+        x = block(x)
+    assert x.shape == [3, 5, 16]
+    np.testing.assert_allclose(found.numpy(), model.head(model.norm(x)[:, 0]).numpy(), atol=1e-6)
+
+
+def widths_of_blocks(model, images, **ways):
+    """Samples in each forward of a block, in order, forward and backward."""
+    seen = []
+    hooks = [b.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0]))) for b in model.blocks]
+    model(images, passes=2, **ways).sum().backward()
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def test_shared_blocks_are_computed_once_and_the_rest_twice(tiny_config, images):
+    model = build_model(tiny_config("model.depth=3", "model.drop_rate=0.5").model)
+    assert widths_of_blocks(model, images) == [6, 6, 6]
+    assert widths_of_blocks(model, images, shared_blocks=1) == [3, 6, 6]
+    assert widths_of_blocks(model, images, shared_blocks=2) == [3, 3, 6]
+
+
+def test_passes_share_the_dropout_of_shared_blocks_alone(tiny_config, images):
+    model = build_model(tiny_config("model.depth=3", "model.drop_rate=0").model)
+    model.pos_drop.p = model.blocks[0].mlp.drop1.p = model.blocks[1].mlp.drop2.p = 0.5
+    first, second = model(images, passes=2, shared_blocks=2).chunk(2)
+    np.testing.assert_allclose(first.numpy(), second.numpy(), atol=1e-6)
+    first, second = model(images, passes=2, shared_blocks=1).chunk(2)
+    assert np.abs(first.numpy() - second.numpy()).max() > 1e-3
+
+
+@pytest.mark.parametrize("shared_blocks", [0, 1, 2])
+def test_gradients_through_shared_blocks_are_the_numeric_ones(tiny_config, images, shared_blocks):
+    """Two different losses of the passes, the same masks in every forward, float64."""
+    model = build_model(tiny_config("model.depth=3", "model.drop_rate=0.3").model)
+    model.to(dtype="float64")
+    images = images.astype("float64")
+
+    def loss():
+        paddle.seed(5)
+        first, second = model(images, passes=2, shared_blocks=shared_blocks).chunk(2)
+        return (first.square().sum() + (first * second).sin().sum()) / 10
+
+    loss().backward()
+    gradients = [p.grad.numpy() for p in model.parameters()]
+    starts = [p.numpy().copy() for p in model.parameters()]
+    directions = [np.random.default_rng(n).normal(size=start.shape) for n, start in enumerate(starts)]
+    step, values = 1e-6, []
+    for sign in (1, -1):
+        for parameter, start, direction in zip(model.parameters(), starts, directions):
+            parameter.set_value(start + sign * step * direction)
+        values.append(loss().item())
+    expected = sum((gradient * direction).sum() for gradient, direction in zip(gradients, directions))
+    assert (values[0] - values[1]) / (2 * step) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("shared_blocks", [0, 1])
+def test_recompute_gives_the_same_gradient_to_the_bit_from_two_forwards_of_each_block(tiny_config, images, shared_blocks):
+    model = build_model(tiny_config("model.depth=3", "model.drop_rate=0.5").model)
+    found = []
+    for recompute in (False, True):
+        paddle.seed(1)
+        forwards = widths_of_blocks(model, images, shared_blocks=shared_blocks, recompute=recompute)
+        assert len(forwards) == (6 if recompute else 3)
+        found.append([p.grad.numpy().tobytes() for p in model.parameters()])
+        model.clear_gradients()
+    assert found[0] == found[1]

@@ -1,0 +1,86 @@
+"""The arithmetic of benchmarks/speed.py, and a small measurement for real."""
+
+import json
+
+import pytest
+
+from benchmarks import speed
+from rdrop_paddle import UserError
+from rdrop_paddle.config import BASE, load_config
+from rdrop_paddle.vision.model import with_numbers
+
+
+# 10^9 multiplications of a forward with 1000 classes, as timm's tables print them
+@pytest.mark.parametrize(
+    "name, image_size, published", [("vit_ti16", 224, 1.26), ("vit_b16", 224, 17.58), ("vit_b16", 384, 55.54)]
+)
+def test_flop_are_the_published_ones(name, image_size, published):
+    model = with_numbers(
+        load_config(BASE, [f"model.name={name}", f"model.image_size={image_size}", "model.classes=1000"]).model
+    )
+    found = speed.forward_flop(**{number: getattr(model, number) for number in speed.MODEL_NUMBERS})
+    assert found / 2e9 == pytest.approx(published, rel=0.01)
+
+
+def measurement(images_per_second, gflop=10.0, ceiling=100.0):
+    return speed.Measurement(images_per_second, images_per_second / 2, 0.01, 1.5, gflop, ceiling)
+
+
+def test_sides_are_compared_round_by_round():
+    rounds = [
+        [measurement(30.0), measurement(20.0)],
+        [measurement(12.0), measurement(4.0)],
+        [measurement(8.0), measurement(8.0)],
+    ]
+    assert speed.ratios(rounds) == [1.5, 3.0, 1.0]
+    assert speed.ratio_text(speed.ratios(rounds)) == "1.50 (1.00 to 3.00, 3 rounds)"
+    sides = [speed.Side("c.yaml", (), ranks=2, threads=1), speed.Side("c.yaml", (), framework="torch", threads=2)]
+    rows = speed.table(sides, rounds).splitlines()
+    assert rows[2] == "| paddle, 2 x 1 thread(s) | 12.00 (8.00 to 30.00) | 6.000 | 1.0% | 1.50 GB | 10 | 60% of 100 GFLOP/s |"
+    assert rows[3].startswith("| torch, 1 x 2 thread(s) | 8.00 (4.00 to 20.00) | 4.000 | - |")
+
+
+def test_sides_take_turns(monkeypatch):
+    monkeypatch.setattr(speed, "measure", lambda side: side)
+    assert speed.take_turns(["a", "b"], 3) == [["a", "b"]] * 3
+
+
+def test_the_other_side_is_torch_or_has_changes_of_its_own():
+    side = speed.Side("c.yaml", ("train.lr=1",), ranks=2, threads=1)
+    torch = side.against(["torch"])
+    assert (torch.framework, torch.ranks, torch.threads, torch.overrides) == ("torch", 1, None, side.overrides)
+    other = side.against(["rdrop.alpha=0", "ranks=1", "threads=3"])
+    assert (other.ranks, other.threads, other.changes, other.overrides) == (1, 3, ("rdrop.alpha=0",), side.overrides)
+    assert other.label() == "paddle, 1 x 3 thread(s), rdrop.alpha=0"
+    with pytest.raises(UserError, match="'none' is no integer from 1 on"):
+        side.against(["ranks=none"])
+
+
+@pytest.mark.launcher
+def test_training_on_two_ranks_against_torch(run_tool, tiny_overrides, tmp_path):
+    pytest.importorskip("torch")
+    options = ["--ranks", 2, "--against", "torch", "--rounds", 1, "--repeats", 1, "--json", tmp_path / "speed.json"]
+    done = run_tool("benchmark.py", "-c", BASE, "-o", *tiny_overrides, "rdrop.shared_blocks=1", *options)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "speed.json").read_text())
+    ours, torchs = found["rounds"][0]
+    assert f"{found['ratio']['median']:.2f}" in done.stdout.splitlines()[-1]
+    assert found["ratio"]["median"] == ours["images_per_second"] / torchs["images_per_second"]
+    for measured in (ours, torchs):
+        assert measured["images_per_second"] == pytest.approx(64 * measured["updates_per_second"])
+        assert 0.05 < measured["peak_memory"] < 8 and measured["ceiling"] > 1
+    assert 0 < ours["reader_share"] < 1 and torchs["reader_share"] == 0
+    assert ours["gflop"] == torchs["gflop"]
+
+
+def test_evaluation_is_measured_on_the_held_out_part(run_tool, tiny_overrides):
+    done = run_tool("benchmark.py", "-c", BASE, "-o", *tiny_overrides, "--evaluation", "--rounds", 1, "--repeats", 1)
+    assert done.returncode == 0, done.stderr
+    assert "| paddle, 1 x" in done.stdout and "second:" not in done.stdout
+
+
+def test_a_failing_side_says_why_and_bad_numbers_are_named(run_tool, tiny_overrides):
+    done = run_tool("benchmark.py", "-c", BASE, "-o", *tiny_overrides, "--rounds", 1, "--against", "rdrop.shared_blocks=2")
+    assert done.returncode == 2 and "rdrop.shared_blocks=2 failed: error: rdrop.shared_blocks 2 leaves none" in done.stderr
+    done = run_tool("benchmark.py", "-c", BASE, "--ranks", "0")
+    assert done.returncode == 2 and "argument --ranks: invalid positive value: '0'" in done.stderr
