@@ -37,7 +37,7 @@ class Side:
     threads: Optional[int] = None  # of a rank; None = its share of the cores
     framework: str = "paddle"
     torch_micro_batch: Optional[int] = None  # images per forward in torch; None = the global batch at once
-    warmup: int = 2  # updates, or passes over the images, that are not counted
+    warmup: int = 1  # updates, or passes over the images, that are not counted
     repeats: int = 6  # that are
 
     def thread_count(self):

@@ -51,6 +51,9 @@ def resize_weights(starts, ends, size, length):
     step = (ends - starts) / size  # old pixels per new one
     new = starts + (paddle.arange(size, dtype="float32").unsqueeze(1) + 0.5) * step  # [N, size, 1], centres
     old = paddle.arange(length, dtype="float32") + 0.5  # [length], centres
-    weights = F.relu(1 - (new - old).abs() / step.abs().clip(min=1.0))
+    reach = 1 / step.abs().clip(min=1.0).expand_as(new)
+    # the distances as a product: broadcasting a difference to [N, size, length] takes a CPU far longer
+    distances = paddle.concat([new * reach, reach], axis=-1).matmul(paddle.stack([paddle.ones_like(old), -old]))
+    weights = F.relu(1 - distances.abs())
     weights = weights * ((old - starts) * (old - ends) < 0).astype("float32")
     return weights / weights.sum(axis=-1, keepdim=True)
