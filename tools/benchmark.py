@@ -42,7 +42,7 @@ def main():
     from benchmarks import speed
 
     side = speed.Side(
-        config=str(Path(options.config).resolve()),
+        config=options.config,
         overrides=tuple(options.override),
         evaluation=options.evaluation,
         ranks=options.ranks,

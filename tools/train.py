@@ -7,7 +7,6 @@ python -m paddle.distributed.launch --master HOST:PORT --nnodes 2 --rank N --npr
 python tools/train.py -c configs/vit_ti16_cifar100_rdrop.yaml --resume
 """
 
-import os
 import sys
 from pathlib import Path
 
@@ -64,9 +63,9 @@ def describe(config, task, ranks, device):
         f"x {accumulation(train, ranks)} (accumulation)",
         f"training images  {count:,}, {count // train.batch_size} updates an epoch, {train.steps} updates in all",
         f"learning rate    peak {train.lr} after {train.warmup_steps} updates, then a cosine down to 0",
-        f"loss             {rdrop.passes} pass(es), alpha {rdrop.alpha} {rdrop.reduction}" + official_alpha(rdrop),
-        f"device           {device}, sharding {train.sharding}, OMP_NUM_THREADS {os.environ['OMP_NUM_THREADS']}, "
-        f"MKL_DEBUG_CPU_TYPE {os.environ.get('MKL_DEBUG_CPU_TYPE', 'unset')}",
+        f"loss             {rdrop.passes} pass(es), {rdrop.shared_blocks} shared blocks, alpha {rdrop.alpha} {rdrop.reduction}"
+        + official_alpha(rdrop),
+        f"device           {device}, sharding {train.sharding}, {command_line.cpu_settings()}",
     ]
     return "\n".join(lines)
 

@@ -1,0 +1,74 @@
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from rdrop_paddle import UserError, command_line
+
+CHOSEN = ("PADDLE_LOCAL_SIZE", "PADDLE_TRAINERS_NUM", *command_line.CPU_SETTINGS)
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """environment(name=value, ...) -> what prepare_cpu makes of it, on a machine of 8 cores with an Intel processor."""
+    monkeypatch.setattr(command_line, "_keep_freed_memory", lambda: None)
+    monkeypatch.setattr(command_line, "_is_amd", lambda: False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
+
+    def prepared(**given):
+        for name in CHOSEN:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+        command_line.prepare_cpu()
+        return {name: os.environ.get(name) for name in command_line.CPU_SETTINGS}
+
+    return prepared
+
+
+def test_the_cores_are_shared_out_over_the_ranks_of_this_machine(environment):
+    assert environment()["OMP_NUM_THREADS"] == "8"
+    assert environment(PADDLE_TRAINERS_NUM="6", PADDLE_LOCAL_SIZE="3")["OMP_NUM_THREADS"] == "2"
+    assert environment(PADDLE_TRAINERS_NUM="16")["OMP_NUM_THREADS"] == "1"
+
+
+def test_what_the_environment_chooses_stays(environment, monkeypatch):
+    chosen = {"OMP_NUM_THREADS": "5", "MKL_DEBUG_CPU_TYPE": "4", "FLAGS_use_stride_kernel": "1"}
+    monkeypatch.setattr(command_line, "_is_amd", lambda: True)
+    assert environment(**chosen) == chosen
+    assert command_line.cpu_settings() == "OMP_NUM_THREADS 5, MKL_DEBUG_CPU_TYPE 4, FLAGS_use_stride_kernel 1"
+
+
+def test_mkls_kernels_are_chosen_on_amd_and_copying_transposes_without_a_gpu_package(environment, monkeypatch):
+    assert environment()["MKL_DEBUG_CPU_TYPE"] is None and environment()["FLAGS_use_stride_kernel"] == "0"
+    monkeypatch.setattr(command_line, "_is_amd", lambda: True)
+    monkeypatch.setattr(command_line, "_has_gpu_paddle", lambda: True)
+    assert environment()["MKL_DEBUG_CPU_TYPE"] == "5" and environment()["FLAGS_use_stride_kernel"] is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+@pytest.mark.parametrize("settings, page_faults", [({}, range(100)), ({"MALLOC_ARENA_MAX": "4"}, range(5000, 10**6))])
+def test_freed_memory_is_used_again_unless_the_environment_sets_the_allocator(settings, page_faults):
+    program = """
+import resource
+from rdrop_paddle import command_line
+command_line.prepare_cpu()
+def use():
+    memory = bytearray(32 << 20)
+    memory[::4096] = bytes(len(memory) // 4096)
+use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    use()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")} | settings
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert int(done.stdout) in page_faults, done.stderr
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(UserError, match="cannot write --json .*absent/speed.json: No such file"):
+        command_line.check_writable("--json", tmp_path / "absent" / "speed.json")
