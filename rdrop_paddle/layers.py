@@ -21,6 +21,8 @@ class Linear(nn.Linear):
     def forward(self, x):
         if self.bias is None or not _on_cpu(x):
             return super().forward(x)
+        if not paddle.is_grad_enabled():
+            return paddle.matmul(x, self.weight).add_(self.bias)
         return _LinearOnCpu.apply(x, self.weight, self.bias)
 
 
@@ -28,7 +30,7 @@ class LayerNorm(nn.LayerNorm):
     """nn.LayerNorm over the last axis."""
 
     def forward(self, x):
-        if not _on_cpu(x):
+        if not _on_cpu(x) or not paddle.is_grad_enabled():
             return super().forward(x)
         return _LayerNormOnCpu.apply(x, self.weight, self.bias, self._epsilon)
 

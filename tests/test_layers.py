@@ -34,6 +34,8 @@ def test_outputs_are_paddles_to_the_bit_and_gradients_to_rounding(pair):
     x = np.random.default_rng(5).normal(2, 3, [4, 7, 24]).astype("float32")
     ours, paddles = (output_and_gradients(layer, x) for layer in pair)
     assert ours[0].tobytes() == paddles[0].tobytes()
+    with paddle.no_grad():
+        assert pair[0](paddle.to_tensor(x)).numpy().tobytes() == ours[0].tobytes()
     for a, b in zip(ours[1:], paddles[1:]):
         assert a.shape == b.shape
         np.testing.assert_allclose(a, b, atol=2e-6 * np.abs(b).max())
