@@ -1,6 +1,7 @@
 """What the README says is so: its commands parse, its code runs, its numbers are those in results/."""
 
 import csv
+import json
 import re
 import statistics
 
@@ -69,3 +70,44 @@ def test_the_quickstarts_numbers_are_those_of_its_five_runs():
     for arm, values in accuracy.items():
         assert f"| {statistics.mean(values):.2f} +- {statistics.stdev(values):.2f} " in README, arm
     assert f"{mean:+.2f} points (95 % interval {mean - half:+.2f} to {mean + half:+.2f})" in README
+
+
+SPEED = ROOT / "results" / "speed"
+
+
+def speed_row(path):
+    """The README's cells of one comparison: speeds, their ratio, peak memory."""
+    found = json.loads(path.read_text())
+    sides = list(zip(*found["rounds"]))
+    speeds, memory = (
+        [statistics.median(m[key] for m in side) for side in sides] for key in ("images_per_second", "peak_memory")
+    )
+    ratio = found["ratio"]
+    assert len(ratio["pairs"]) >= 5 and found["sides"][1]["framework"] == "torch"
+    return (
+        f"| {speeds[0]:.3g} | {speeds[1]:.3g} | {ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f}) "
+        f"| {memory[0]:.2f} / {memory[1]:.2f} |"
+    )
+
+
+def test_the_speeds_are_those_that_were_measured():
+    section = README.partition("## Speed")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ViT")]
+    found = [speed_row(path) for path in sorted(SPEED.glob("*_torch.json"))]
+    assert len(rows) == len(found) >= 6
+    for row in found:
+        assert any(line.endswith(row) for line in rows), row
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("shared_blocks_0", "an R-Drop update costs {cost:.2f} baseline updates"),
+        ("shared_blocks_6", "with `rdrop.shared_blocks=6`, half of the blocks, {cost:.2f}"),
+        ("two_ranks", "two ranks of one thread train {ratio:.2f} times as many images a second as one"),
+    ],
+)
+def test_the_costs_are_those_that_were_measured(name, words):
+    ratio = json.loads((SPEED / f"{name}.json").read_text())["ratio"]
+    assert len(ratio["pairs"]) >= 5
+    assert words.format(cost=1 / ratio["median"], ratio=ratio["median"]) in " ".join(README.split())
