@@ -104,11 +104,11 @@ class VisionTransformer(nn.Layer):
         if shared_blocks == 0:
             x = _repeated(x, passes)
         x = self.pos_drop(x)
-        for number, block in enumerate(self.blocks, start=1):
-            outputs = 1 if number == len(self.blocks) else None  # the head sees the class token alone
+        for index, block in enumerate(self.blocks):
+            outputs = 1 if index == len(self.blocks) - 1 else None  # the head sees the class token alone
             # DataParallel does not see the gradients of Paddle's reentrant way
             x = recompute_in_backward(block, x, outputs, use_reentrant=False) if recompute else block(x, outputs)
-            if number == shared_blocks:
+            if index + 1 == shared_blocks:
                 x = _repeated(x, passes)
         return self.head(self.norm(x[:, 0]))
 

@@ -233,3 +233,12 @@ def test_recompute_gives_the_same_gradient_to_the_bit_from_two_forwards_of_each_
         found.append([p.grad.numpy().tobytes() for p in model.parameters()])
         model.clear_gradients()
     assert found[0] == found[1]
+
+
+def test_an_exported_model_gives_the_same_logits_at_any_batch_size(tiny_config, images, tmp_path):
+    model = build_model(tiny_config().model)
+    model.eval()
+    paddle.jit.save(model, str(tmp_path / "vit"), input_spec=[paddle.static.InputSpec([None, 3, 8, 8])])
+    exported = paddle.jit.load(str(tmp_path / "vit"))
+    for batch in (images, images[:1]):
+        np.testing.assert_allclose(exported(batch).numpy(), model(batch).numpy(), atol=1e-6)
