@@ -92,11 +92,12 @@ def life(folder, name, steps, moment=None):
 
 def updates_lost(folder):
     """How many updates that were logged have to be made again; raises when a checkpoint is not whole."""
-    newest, faults = checkpoint.verify(folder)
-    assert not faults, faults
+    faults = {path.name: durable.fault(path) for path in checkpoint._all(folder)}
+    assert not any(faults.values()), faults
     pointer = folder / "checkpoints" / "latest"
     if pointer.exists():
         assert durable.fault(folder / "checkpoints" / pointer.read_text().strip()) is None
+    newest = checkpoint.latest(folder)
     saved = checkpoint.load_state(newest)["update"] if newest else 0
     made = max([0, *(record["step"] for record in _read_metrics(folder))])
     assert made - saved <= SAVE_EVERY, (made, saved)
