@@ -15,6 +15,25 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from .errors import UserError
 
 BASE = Path(__file__).resolve().parent.parent / "configs" / "base.yaml"
+OTHER_MASKS = "the samples and the mathematics are the same, but dropout masks differ from here on"
+ROUNDING = "the result is the same up to rounding"
+# keys that may change when a run is resumed, and what the log then says; a change of any other would change the result
+FREE = {
+    "name": None,
+    "output": None,
+    "data.path": None,  # checkpoints know the data by their content
+    "data.workers": None,
+    "train.micro_batch_size": OTHER_MASKS,
+    "train.recompute": ROUNDING,
+    "train.sharding": ROUNDING,
+    "train.skip_nonfinite": None,
+    "train.log_every": None,
+    "train.eval_every": "the best weights are selected from other updates from here on",
+    "train.save_every": None,
+    "eval.split": None,
+    "eval.batch_size": None,
+    "eval.target_accuracy": None,
+}
 
 
 def _within(low=None, high=None, above=None):
@@ -63,6 +82,8 @@ class TrainConfig:
     clip_norm: Optional[float] = _within(above=0)
     momentum: float = _within(low=0, high=1)
     weight_decay: float = _within(low=0)
+    ema_decay: Optional[float] = _within(low=0, high=1)
+    skip_nonfinite: int = _within(low=0)
     recompute: bool
     amp: str = _one_of("off", "O1", "O2")
     amp_dtype: str = _one_of("bfloat16", "float16")
@@ -144,6 +165,14 @@ def accumulation(train, ranks):
             f"x {ranks} rank(s) = {unit}: give for example {nearest}"
         )
     return train.batch_size // unit
+
+
+def flatten(tree, prefix=""):
+    """{"train.lr": 0.1, ...} of nested dicts."""
+    flat = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
 
 
 def check_ranks(train, ranks):
@@ -240,6 +269,8 @@ def _check_consistency(config):
         raise UserError("train.sharding and float16, whose loss scaling looks at all gradients: train.amp_dtype=bfloat16")
     if train.sharding == 2 and train.amp == "O2":
         raise UserError("train.sharding is 2 and train.amp O2, which would add gradients up in 16 bits: train.amp=O1")
+    if train.skip_nonfinite and (train.amp == "O2" or (train.amp == "O1" and train.amp_dtype == "float16")):
+        raise UserError("train.skip_nonfinite needs train.amp off, or O1 with bfloat16: float16's loss scaling skips by itself")
     if config.eval.split == "val" and config.data.val_fraction == 0:
         raise UserError("eval.split is val but data.val_fraction is 0, which holds out nothing: raise it")
     if config.name in ("", ".", "..") or Path(config.name).name != config.name:

@@ -1,26 +1,27 @@
 """Training and evaluation of a task; knows updates, ranks and the loss, not images.
 
 A task has `model`, `batches(split, first_update)`, `forward(model, batch, passes)` -> (logits, labels, pad mask or None),
-`counts(logits, labels, pad_mask)` -> int64 [len(count_names)], and `score(counts)` -> dict whose first value is the better the
-higher; the last tensor of a batch holds the indices of its samples. See vision/task.py.
+`counts(logits, labels, pad_mask)` -> int64 [len(count_names)], `score(counts)` -> dict whose first value is the better the
+higher, and `data_state(updates)` -> dict of JSON values that a checkpoint knows its data by; the last tensor of a batch holds
+the indices of its samples. See vision/task.py.
 """
 
 import contextlib
 import itertools
 import time
-from typing import NamedTuple
+from dataclasses import asdict
 
 import numpy as np
 import paddle
 
 from . import checkpoint, ranks
 from .config import accumulation, check_ranks
+from .ema import WeightAverage
 from .errors import UserError
+from .figures import Clock, Pending, describe_failure, fetch_all, is_finite, move_if_finite
 from .loss import RDropLoss, cross_entropy
 from .schedule import WarmupCosine
 from .sharding import Shards
-
-FIGURES = ("loss", "ce", "kl", "grad_norm")  # of an update: global-batch means, and the gradient's norm before clipping
 
 
 def train(trainer, log):
@@ -30,9 +31,12 @@ def train(trainer, log):
     they are loaded and `eval.split` is read once. Returns its score.
 
     Raises:
-        FloatingPointError: a loss or gradient that is not finite, before anything of it is saved.
+        FloatingPointError: more losses or gradients that are not finite than may be skipped, before anything of it is saved.
+        UserError: the disk is full, or the run folder read-only.
     """
     task, config = trainer.task, trainer.config
+    for note in trainer.notes:
+        log.message(note)
     steps, periods = config.train.steps, (config.train.log_every, config.train.eval_every, config.train.save_every)
     clock = Clock()
     for update in range(trainer.updates_done + 1, steps + 1):
@@ -47,9 +51,11 @@ def train(trainer, log):
         if logs:
             log.training(update, lr=lr, **means, **clock.lap(config.train.batch_size))
         if evaluates:
-            trainer.best = _keep_best(trainer, log)
+            with trainer.average.in_use():
+                trainer.best = _keep_best(trainer, log)
             clock.restart()
         if saves:
+            log.sync()
             trainer.save(log.folder)
             clock.restart()
     checkpoint.load_best(log.folder, task.model)
@@ -77,14 +83,6 @@ def evaluate(task, split, amp=None):
     return task.score(ranks.sum_over_all(counts).numpy())
 
 
-class Pending(NamedTuple):
-    """An update whose figures are still on the device."""
-
-    update: int
-    figures: paddle.Tensor  # float32 [len(FIGURES)]
-    indices: list  # of the samples of this rank, one tensor per micro-batch
-
-
 class Trainer:
     """What one update needs: model, criterion, optimizer, learning rate, precision; and how far training has come.
 
@@ -99,6 +97,8 @@ class Trainer:
         self.updates_done = 0
         self.best = None  # the best score on the held-out part so far
         self.pending = []  # updates that `fetch` has not looked at
+        self.skipped = 0  # updates so far that were not finite
+        self.notes = []  # for the log, of how it was resumed
         self.rank, self.ranks = ranks.rank(), ranks.count()
         check_ranks(config.train, self.ranks)
         self.accumulation = accumulation(config.train, self.ranks)
@@ -118,6 +118,7 @@ class Trainer:
         self.averages = self.ranks > 1 and self.shards.stage < 2  # DataParallel does, over the ranks; Shards adds up
         self.model = paddle.DataParallel(task.model) if self.averages else task.model
         self.shards.exchange()
+        self.average = WeightAverage(task.model, train_config.ema_decay)
         task.model.train()
 
     def _set_precision(self, train_config):
@@ -148,31 +149,46 @@ class Trainer:
         update = self.updates_done + 1
         figures = self.backward(micro_batches, update)
         self.pending.append(Pending(update, figures, [batch[-1] for batch in micro_batches]))
+        if self.config.train.skip_nonfinite:
+            move_if_finite(figures, self._move, self._moving)
+        else:
+            self._move()
+        self.task.model.clear_gradients()
+        self.schedule.step()
+        self.updates_done = update
+
+    def _move(self):
+        """Move the weights and what follows them, by the gradients."""
         if self.scaler:
             self.scaler.step(self.optimizer)  # waits: Paddle reads on the host whether the gradient overflowed
             self.scaler.update()
         else:
             self.optimizer.step()
         self.shards.exchange()
-        self.task.model.clear_gradients()
-        self.schedule.step()
-        self.updates_done = update
+        self.average.update()
+
+    def _moving(self):
+        """{name: tensor} of all that an update changes."""
+        momentum = {name: t for name, t in self.optimizer.state_dict().items() if isinstance(t, paddle.Tensor)}
+        averages = {f"average of {name}": tensor for name, tensor in self.average.tensors.items()}
+        return dict(self.task.model.named_parameters()) | momentum | averages
 
     def fetch(self, run_folder):
-        """The FIGURES of the last update as {name: float}, after one transfer of all since the last call.
+        """The FIGURES of the last update as {name: float}, and with skip_nonfinite how many were skipped so far.
+
+        One transfer for all updates since the last call.
 
         Raises:
-            FloatingPointError: one of these updates was not finite; the message describes the first.
+            FloatingPointError: more than skip_nonfinite updates were not finite; the message describes the first too many.
         """
-        rows = paddle.stack([done.figures for done in self.pending]).tolist()
-        # float16 overflows now and then: the scaler then skips the update by itself
-        watched = ["loss"] if self.scaler else ["loss", "grad_norm"]
-        for done, row in zip(self.pending, rows):
-            means = dict(zip(FIGURES, row))
-            if not all(np.isfinite(means[name]) for name in watched):
-                raise FloatingPointError(_describe_failure(done, means, run_folder))
+        allowed = self.config.train.skip_nonfinite
+        for done, means in zip(self.pending, fetch_all(self.pending)):
+            if not is_finite(means, scaled=self.scaler is not None):
+                self.skipped += 1
+                if self.skipped > allowed:
+                    raise FloatingPointError(describe_failure(done, means, checkpoint.latest(run_folder)))
         self.pending.clear()
-        return means
+        return means | ({"skipped": self.skipped} if allowed else {})
 
     def backward(self, micro_batches, update):
         """Leave the clipped gradient of the global batch in the parameters.
@@ -221,46 +237,54 @@ class Trainer:
             gradient.multiply_(factor)
         return norm
 
+    def state(self):
+        """What a checkpoint says beside its arrays, of JSON values.
+
+        Samples, augmentations and dropout masks are functions of seed, update and rank: there is no generator's state to keep,
+        nor anything of the other ranks. `update` leads to all of them, and the rest is there to be compared.
+        """
+        return dict(
+            update=self.updates_done,
+            best=self.best,
+            skipped=self.skipped,
+            ranks=self.ranks,
+            lr=self.optimizer.get_lr(),
+            training_data=self.task.data_state(self.updates_done),
+            config=asdict(self.config),
+        )
+
     def save(self, run_folder):
+        """Write a checkpoint; all ranks must call it.
+
+        Raises:
+            FloatingPointError: something in it is not finite.
+            UserError: it cannot be written.
+        """
         # O2 trains float32 copies inside the optimizer, which a checkpoint does not hold: such a run cannot be resumed
         if self.config.train.amp != "O2":
-            momentum = checkpoint.momentum_arrays(self.task.model, self.optimizer, self.shards)
+            arrays = dict(momentum=checkpoint.momentum_arrays(self.task.model, self.optimizer, self.shards))
             if self.rank == 0:
-                checkpoint.save(run_folder, self.task.model, momentum, update=self.updates_done, best=self.best)
+                arrays |= dict(model=checkpoint.model_arrays(self.task.model))
+                arrays |= dict(ema=self.average.arrays()) if self.config.train.ema_decay is not None else {}
+                checkpoint.save(run_folder, self.state(), **arrays)
         ranks.wait_for_all()
 
     def restore(self, run_folder):
-        """Continue from the latest checkpoint.
+        """Continue from the newest checkpoint that verifies; `notes` say what the log should.
 
         Raises:
-            UserError: it is of another model.
+            UserError: none verifies, or it is of a config or of data that would change the result.
         """
-        state = checkpoint.load(run_folder, self.task.model, self.optimizer, self.shards)
-        self.updates_done, self.best = state["update"], state["best"]
+        folder, self.notes = checkpoint.newest_whole(run_folder)
+        state = checkpoint.load_state(folder)
+        self.updates_done, self.best, self.skipped = state["update"], state["best"], state["skipped"]
         self.schedule.step(self.updates_done)
+        self.notes += checkpoint.compare(folder, state, self.state())
+        checkpoint.set_parameters(self.task.model, checkpoint.load_arrays(folder, "model"))
+        checkpoint.set_momentum(checkpoint.load_arrays(folder, "momentum"), self.task.model, self.optimizer, self.shards)
+        if self.config.train.ema_decay is not None:
+            self.average.load(checkpoint.load_arrays(folder, "ema"))
         self.batches = iter(self.task.batches("train", self.updates_done + 1))
-
-
-class Clock:
-    """Seconds since the last lap, split into reading and the rest."""
-
-    def __init__(self):
-        self.restart()
-
-    def restart(self):
-        self._start, self._reading, self._updates = time.perf_counter(), 0.0, 0
-
-    def add(self, reading):
-        self._reading += reading
-        self._updates += 1
-
-    def lap(self, batch_size):
-        """Images per second over all ranks, and seconds per update for reading and in all; starts a new lap."""
-        elapsed, updates, reading = time.perf_counter() - self._start, self._updates, self._reading
-        self.restart()
-        return dict(
-            images_per_second=updates * batch_size / elapsed, reader_cost=reading / updates, batch_cost=elapsed / updates
-        )
 
 
 def _keep_best(trainer, log):
@@ -283,12 +307,3 @@ def _keep_best(trainer, log):
 
 def _dropout_seed(seed, update, rank):
     return int(np.random.SeedSequence([seed, update, rank]).generate_state(1)[0])
-
-
-def _describe_failure(done, means, run_folder):
-    indices = [int(i) for micro_batch in done.indices for i in micro_batch.numpy().ravel()]
-    last = checkpoint.latest(run_folder)
-    return (
-        f"update {done.update}: loss {means['loss']}, gradient norm {means['grad_norm']}; samples of this rank: {indices}; "
-        f"last good checkpoint: {last or 'none yet'}"
-    )

@@ -6,6 +6,8 @@ Only rank 0 writes; on the other ranks every method does nothing.
 import contextlib
 import importlib.metadata
 import json
+import math
+import os
 import platform
 import secrets
 import shutil
@@ -17,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from . import ranks
+from . import durable, ranks
 from .errors import UserError
 
 PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "numpy", "pillow", "visualdl", "omegaconf", "safetensors")
@@ -39,7 +41,7 @@ class RunLog:
         from visualdl import LogWriter  # takes a second to import, and the other ranks have no use for it
 
         records = [r for r in _read_metrics(self.folder) if r["step"] <= kept_updates and not r.get("final")]
-        try:
+        with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "config.yaml").write_text(config.to_yaml())
             (self.folder / "environment.json").write_text(json.dumps(environment(ranks, device), indent=2) + "\n")
@@ -48,8 +50,6 @@ class RunLog:
             self._metrics = (self.folder / "metrics.jsonl").open("a")
             self._text = (self.folder / "train.log").open("a")
             self._vdl = LogWriter(logdir=str(self.folder / "vdl"))
-        except OSError as error:
-            raise UserError(f"cannot write the run folder {self.folder}: {error.strerror}; choose another output=...") from None
         self._bar = tqdm(
             total=config.train.steps, initial=kept_updates, unit="update", disable=not sys.stderr.isatty(), dynamic_ncols=True
         )
@@ -63,17 +63,18 @@ class RunLog:
     def __exit__(self, *error):
         if self._writes:
             self._bar.close()
-            self._vdl.close()
-            self._metrics.close()
-            self._text.close()
+            for file in (self._vdl, self._metrics, self._text):
+                with contextlib.suppress(OSError):  # every line is flushed: what a full disk took none of was an error then
+                    file.close()
 
     def message(self, text):
         """A line for the console and train.log."""
         if self._writes:
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
-            self._text.write(text + "\n")
-            self._text.flush()
+            with self._writing():
+                self._text.write(text + "\n")
+                self._text.flush()
 
     def progress(self, update):
         if self._writes:
@@ -100,6 +101,12 @@ class RunLog:
         values = "  ".join(f"{name} {value:.6g}" for name, value in score.items())
         self.message(f"{'best weights' if final else f'update {update}'}  {split}  {values}")
 
+    def sync(self):
+        """Have metrics.jsonl on the disk: a checkpoint must not survive a power cut that its figures did not."""
+        if self._writes:
+            with self._writing():
+                os.fsync(self._metrics.fileno())
+
     def image_grid(self, images):
         """A square grid of training images after augmentation, uint8 [side * side, H, W, 3]."""
         if self._writes:
@@ -110,14 +117,19 @@ class RunLog:
 
     def _record(self, record):
         """One line of metrics.jsonl, and the same numbers in VisualDL."""
-        self._metrics.write(json.dumps(record) + "\n")
-        self._metrics.flush()
-        self._show(record)
+        record = {name: None if _not_finite(value) else value for name, value in record.items()}  # JSON knows no NaN
+        with self._writing():
+            self._metrics.write(json.dumps(record, allow_nan=False) + "\n")
+            self._metrics.flush()
+            self._show(record)
+
+    def _writing(self):
+        return durable.writing(f"the run folder {self.folder}", "make room, or choose another output=...")
 
     def _show(self, record):
         section = record.get("split", "train")
         for name, value in record.items():
-            if name not in ("step", "split", "final"):
+            if name not in ("step", "split", "final") and value is not None:
                 self._vdl.add_scalar(f"{section}/{name}", value, step=record["step"])
 
     def _add_hyper_parameters(self):
@@ -202,13 +214,15 @@ def _git_commit():
 def _read_metrics(folder):
     """The records so far; a last line that was cut when a run was killed is left out."""
     path, records = folder / "metrics.jsonl", []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         with contextlib.suppress(json.JSONDecodeError):
             records.append(json.loads(line))
     return records
 
 
 def _write_metrics(folder, records):
-    unfinished = folder / "metrics.jsonl.part"
-    unfinished.write_text("".join(json.dumps(record) + "\n" for record in records))
-    unfinished.replace(folder / "metrics.jsonl")
+    durable.replace_file(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records).encode())
+
+
+def _not_finite(value):
+    return isinstance(value, float) and not math.isfinite(value)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import io
+import json
 import os
 import pickle
 import socket
@@ -129,6 +130,13 @@ def tool_environment(root):
     return {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "PYTEST_CURRENT_TEST")} | {
         "RDROP_DATA": str(root)
     }
+
+
+def logged(folder):
+    """The records of metrics.jsonl without what depends on the clock."""
+    clock = ("images_per_second", "reader_cost", "batch_cost")
+    records = map(json.loads, (Path(folder) / "metrics.jsonl").read_text().splitlines())
+    return [{key: value for key, value in record.items() if key not in clock} for record in records]
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
 import contextlib
-import json
-from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
+from conftest import logged
 from safetensors import safe_open
 
 from rdrop_paddle import UserError, checkpoint, engine, load_weights
@@ -25,7 +25,8 @@ def test_weights_momentum_and_learning_rate_come_back(trained, tiny_config):
     trainer, folder = trained
     trainer.best = 0.25
     trainer.save(folder)
-    other = Trainer(ImageClassification(tiny_config("train.seed=9")), tiny_config())
+    paddle.seed(9)
+    other = Trainer(ImageClassification(tiny_config()), tiny_config())
     other.restore(folder)
     assert (other.updates_done, other.best) == (2, 0.25)
     assert other.optimizer.get_lr() == trainer.optimizer.get_lr()
@@ -45,21 +46,94 @@ def test_the_newest_checkpoints_are_kept_and_unfinished_ones_ignored(trained):
     assert checkpoint.latest(folder).name == "update-00000010"
 
 
-def test_a_checkpoint_of_another_model_is_an_error(trained, tiny_config):
+def test_a_stop_just_after_a_checkpoint_leaves_it_as_it_is(trained):
     trainer, folder = trained
     trainer.save(folder)
-    with pytest.raises(UserError, match="holds another model than the config describes"):
-        Trainer(ImageClassification(tiny_config("model.depth=3")), tiny_config()).restore(folder)
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", "momentum.safetensors", "state.json"])
-def test_a_damaged_checkpoint_is_a_user_error(trained, tiny_config, name):
-    trainer, folder = trained
+    written = checkpoint.latest(folder).stat()
     trainer.save(folder)
-    path = checkpoint.latest(folder) / name
-    path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(UserError, match="damaged checkpoint .*update-00000002"):
-        Trainer(ImageClassification(tiny_config()), tiny_config()).restore(folder)
+    assert checkpoint.latest(folder).stat() == written
+
+
+@pytest.fixture
+def two_checkpoints(tiny_config, tmp_path):
+    """The run folder of a run with averages and checkpoints after updates 2 and 4, and its config."""
+    config = tiny_config("train.ema_decay=0.9", "name=run")
+    trainer = Trainer(ImageClassification(config), config)
+    for update in range(1, 5):
+        trainer.step(trainer.read()[0])
+        if update % 2 == 0:
+            trainer.save(tmp_path / "output" / "run")
+    return tmp_path / "output" / "run", config
+
+
+FILES = ["model.safetensors", "momentum.safetensors", "ema.safetensors", "state.json", "manifest.json"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_cut_or_a_flipped_bit_is_always_found_and_fallen_back_from(two_checkpoints, name):
+    folder, _ = two_checkpoints
+    older, newer = checkpoint._all(folder)
+    assert sorted(path.name for path in newer.iterdir()) == sorted(FILES)
+    content = (newer / name).read_bytes()
+    rng = np.random.default_rng(0)
+    damaged = [content[: len(content) * cut // 20] for cut in range(20)]
+    for bit in rng.choice(8 * len(content), 200, replace=False):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        damaged.append(bytes(flipped))
+    for wrong in damaged:
+        (newer / name).write_bytes(wrong)
+        found, faults = checkpoint.verify(folder)
+        assert found == older and faults.keys() == {newer} and faults[newer].startswith(name)
+    (newer / name).unlink()
+    assert checkpoint.verify(folder) == (older, {newer: f"{name} is missing"})
+    (newer / name).write_bytes(content)
+    assert checkpoint.verify(folder) == (newer, {})
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_and_says_so(two_checkpoints, name):
+    folder, config = two_checkpoints
+    older, newer = checkpoint._all(folder)
+    (newer / name).write_bytes((newer / name).read_bytes()[:-5])
+    trainer = Trainer(ImageClassification(config), config)
+    trainer.restore(folder)
+    (note,) = trainer.notes
+    assert trainer.updates_done == 2 and f"{newer} is damaged" in note and name in note
+    names = lambda: sorted(path.name for path in older.parent.iterdir())  # noqa: E731
+    assert names() == ["latest", "update-00000002", "update-00000004.damaged"]
+    assert (older.parent / "latest").read_text() == "update-00000002\n"
+    with RunLog(config, kept_updates=2) as log:
+        engine.train(trainer, log)
+    assert note in (folder / "train.log").read_text()
+    assert names() == ["latest", "update-00000003", "update-00000004.damaged", "update-00000006"]
+    assert (older.parent / "latest").read_text() == "update-00000006\n"
+
+
+def test_a_run_without_a_whole_checkpoint_is_a_user_error_that_touches_nothing(two_checkpoints):
+    folder, config = two_checkpoints
+    older, newer = checkpoint._all(folder)
+    (older / "manifest.json").unlink()  # as written before there were manifests
+    (newer / "model.safetensors").write_bytes(b"")
+    with pytest.raises(
+        UserError, match="no checkpoint in .* is whole .*model.safetensors has 0 bytes.*manifest.json is missing"
+    ):
+        Trainer(ImageClassification(config), config).restore(folder)
+    assert checkpoint._all(folder) == [older, newer]
+
+
+def test_weights_that_are_not_finite_are_never_written(two_checkpoints):
+    folder, config = two_checkpoints
+    trainer = Trainer(ImageClassification(config), config)
+    trainer.restore(folder)
+    checkpoint.save_best(folder, trainer.task.model)
+    before = (folder / "best.safetensors").read_bytes()
+    trainer.step(trainer.read()[0])
+    trainer.task.model.head.bias.set_value(np.full(10, np.inf, "float32"))
+    for write in (lambda: trainer.save(folder), lambda: checkpoint.save_best(folder, trainer.task.model)):
+        with pytest.raises(FloatingPointError, match="head.bias is not finite; last good checkpoint: .*update-00000004"):
+            write()
+    assert checkpoint.verify(folder)[0].name == "update-00000004" and (folder / "best.safetensors").read_bytes() == before
 
 
 def test_other_ranks_save_nothing(trained):
@@ -77,14 +151,23 @@ def test_best_weights_name_their_origin_and_load_as_any_weights(trained):
     assert load_weights(trainer.task.model, folder / "best.safetensors").names("loaded")
 
 
-def metrics(folder):
-    """metrics.jsonl without what depends on the clock."""
-    clock = ("images_per_second", "reader_cost", "batch_cost")
-    lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key not in clock} for line in lines]
+def test_damaged_or_absent_best_weights_are_a_user_error(trained):
+    trainer, folder = trained
+    checkpoint.save_best(folder, trainer.task.model)
+    path = folder / "best.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="the best weights .* are damaged"):
+        checkpoint.load_best(folder, trainer.task.model)
+    with pytest.raises(UserError, match="sha256"):
+        load_weights(trainer.task.model, path)
+    path.unlink()
+    with pytest.raises(UserError, match="cannot read the best weights"):
+        checkpoint.load_best(folder, trainer.task.model)
 
 
-def test_resuming_equals_not_stopping(tiny_config, tmp_path):
+def test_what_was_logged_after_the_last_checkpoint_is_logged_again(tiny_config, tmp_path):
     class Killed(Exception):
         pass
 
@@ -116,4 +199,4 @@ def test_resuming_equals_not_stopping(tiny_config, tmp_path):
     assert checkpoint.latest(tmp_path / "output" / "stopped").name == "update-00000004"
     resumed = run("stopped", resume=True)
     assert all(straight[name].tobytes() == resumed[name].tobytes() for name in straight)
-    assert metrics(tmp_path / "output" / "stopped") == metrics(tmp_path / "output" / "straight")
+    assert logged(tmp_path / "output" / "stopped") == logged(tmp_path / "output" / "straight")

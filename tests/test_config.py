@@ -47,6 +47,8 @@ def test_a_bare_off_means_off():
         ("train.steps=1.5", "train.steps.*1.5"),
         ("train.steps=null", "train.steps"),
         ("train.lr=nan", "train.lr is nan"),
+        ("train.ema_decay=1.1", "train.ema_decay is 1.1: give a number >= 0 and <= 1"),
+        ("train.skip_nonfinite=-1", "train.skip_nonfinite is -1: give a number >= 0"),
         ("train.lr=-1", "train.lr is -1.0: give a number >= 0"),
         ("model.drop_rate=1.5", "model.drop_rate is 1.5: give a number >= 0 and <= 1"),
         ("data.crop_scale=0", "data.crop_scale is 0.0: give a number above 0"),
@@ -94,6 +96,13 @@ def test_a_bad_file_is_one_line_that_names_it(content, message, tmp_path):
 def test_one_pass_has_no_blocks_to_share():
     with pytest.raises(UserError, match="rdrop.shared_blocks is 2 but rdrop.passes is 1"):
         load_config(BASE, ["rdrop.passes=1", "rdrop.alpha=0", "rdrop.shared_blocks=2"])
+
+
+@pytest.mark.parametrize("amp", [["train.amp=O2"], ["train.amp=O1", "train.amp_dtype=float16"]])
+def test_skipping_needs_float32_weights_and_no_loss_scaling(amp):
+    with pytest.raises(UserError, match="train.skip_nonfinite needs train.amp off, or O1 with bfloat16"):
+        load_config(BASE, ["train.skip_nonfinite=1", *amp])
+    load_config(BASE, ["train.skip_nonfinite=1", "train.amp=O1"])
 
 
 def test_evaluating_on_nothing_is_an_error():

@@ -13,7 +13,8 @@ from safetensors.numpy import load_file
 from rdrop_paddle import UserError, checkpoint, engine, evaluate, layers
 from rdrop_paddle.checkpoint import model_arrays
 from rdrop_paddle.config import BASE
-from rdrop_paddle.engine import FIGURES, Trainer, _dropout_seed
+from rdrop_paddle.engine import Trainer, _dropout_seed
+from rdrop_paddle.figures import FIGURES
 from rdrop_paddle.loss import RDropLoss
 from rdrop_paddle.runlog import RunLog
 from rdrop_paddle.schedule import lr_at
@@ -146,7 +147,8 @@ def test_a_run_that_diverges_names_its_first_bad_update_and_saves_nothing_of_it(
 
 def test_an_update_never_waits_for_the_device(tiny_config, monkeypatch, tmp_path):
     """A tensor that Python looks into has to be computed and transferred first, which would leave a GPU idle."""
-    trainer, micro_batches = trainer_for(tiny_config("train.weight_decay=0.1", "model.drop_rate=0.1"))
+    overrides = ["train.weight_decay=0.1", "model.drop_rate=0.1", "train.ema_decay=0.9", "train.skip_nonfinite=1"]
+    trainer, micro_batches = trainer_for(tiny_config(*overrides))
     monkeypatch.setattr(layers, "_on_cpu", lambda x: False)  # what a GPU runs
     looks = []
 

@@ -48,7 +48,7 @@ def test_every_setting_of_the_table_is_valid():
 
 
 def test_every_file_it_names_exists():
-    for name in re.findall(r"`((?:tests|configs|results|tools)/[\w/.]*)`", README):
+    for name in re.findall(r"`((?:tests|configs|results|tools|docs)/[\w/.]*)`", README):
         assert (ROOT / name).exists(), name
 
 

@@ -61,6 +61,17 @@ def test_a_continued_run_keeps_what_was_logged_before_its_checkpoint(tiny_config
     assert [s.value for s in LogReader(file_path=str(file)).get_data("scalar", "train/loss")] == [2.5, 2.5, 9.0]
 
 
+def test_metrics_are_strict_json_whatever_the_figures(tiny_config):
+    for kept in (0, 1):  # the second time the record is read back and shown again
+        with RunLog(tiny_config(), kept_updates=kept) as log:
+            log.training(1 + kept, **VALUES | {"loss": float("nan"), "kl": float("inf"), "grad_norm": float("-inf")})
+            log.sync()
+    lines = (log.folder / "metrics.jsonl").read_text().splitlines()
+    found = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    nothing = {"loss": None, "kl": None, "grad_norm": None}
+    assert found == [{"step": 1, **VALUES, **nothing}, {"step": 2, **VALUES, **nothing}]
+
+
 def test_other_ranks_write_nothing(tiny_config):
     with RunLog(tiny_config(), rank=1, ranks=2) as log:
         log.message("hello")
@@ -68,6 +79,7 @@ def test_other_ranks_write_nothing(tiny_config):
         log.evaluation(1, "val", {"accuracy": 0.5})
         log.image_grid(np.zeros([1, 8, 8, 3], "uint8"))
         log.progress(1)
+        log.sync()
     assert not log.folder.exists()
 
 

@@ -49,7 +49,8 @@ def test_train_then_evaluate_then_resume(run_tool, tiny_overrides, tmp_path):
     folder = tmp_path / "output" / "tiny"
     found = {path.name for path in folder.iterdir()}
     assert found == {
-        "config.yaml", "environment.json", "train.log", "metrics.jsonl", "vdl", "checkpoints", "best.safetensors"
+        "config.yaml", "environment.json", "train.log", "metrics.jsonl", "vdl", "checkpoints",
+        "best.safetensors", "best.safetensors.sha256"
     }  # fmt: skip
     assert latest(folder).name == "update-00000006"
     final = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])

@@ -3,6 +3,7 @@
 Every random choice is a pure function of (seed, epoch, index): neither the number of workers nor of ranks changes it.
 """
 
+import hashlib
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -54,6 +55,17 @@ def load_splits(config, part):
     if config.val_fraction > 0 and not len(val):
         raise UserError(f"data.val_fraction {config.val_fraction} holds out no image of any class: raise it, or set 0")
     return {"train": official.take(train), "val": official.take(val)}
+
+
+def fingerprint(images):
+    """The sha256 of an Images: of its labels and pixels, or of the names and sizes of its files."""
+    digest = hashlib.sha256(images.labels.tobytes())
+    if images.images.ndim == 4:
+        digest.update(np.ascontiguousarray(images.images))
+    else:
+        for path in images.images:
+            digest.update(f"{path.parent.name}/{path.name} {path.stat().st_size}\n".encode())
+    return digest.hexdigest()
 
 
 def split_indices(labels, val_fraction, images_per_class):

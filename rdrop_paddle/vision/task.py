@@ -25,6 +25,7 @@ class ImageClassification:
                 f"to differ in: give at most {len(self.model.blocks) - 1}"
             )
         self._images = {}
+        self._fingerprints = {}
         self.weight_report = None
 
     def load_initial_weights(self):
@@ -69,6 +70,14 @@ class ImageClassification:
             order = data.evaluation_order(count, batch_size=config.eval.batch_size, **shares)
         read = data.reader(self._dataset(split), order, config.data.workers)
         return (list(map(pixels.upload, batch)) for batch in read)
+
+    def data_state(self, updates):
+        """What the batches after so many updates follow from, of JSON values: the data, epoch and updates of that epoch."""
+        if not self._fingerprints:
+            splits = ("train", "val") if self.config.data.val_fraction else ("train",)
+            self._fingerprints = {split: data.fingerprint(self.images(split)) for split in splits}
+        epoch, done = divmod(updates, len(self.images("train").labels) // self.config.train.batch_size)
+        return {**self._fingerprints, "epoch": epoch, "updates_of_epoch": done}
 
     def example_images(self, count):
         """The first training images as the model will see them in the first epoch: uint8 [count, S, S, 3]."""

@@ -1,6 +1,5 @@
 """Reading the containers that weights come in, recognised by content, as named arrays; nothing in them can run code."""
 
-import hashlib
 import io
 import math
 import zipfile
@@ -12,6 +11,7 @@ import numpy as np
 import safetensors
 
 from .. import safe_pickle
+from ..durable import sha256_of
 from ..errors import UserError
 
 TORCH_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -39,9 +39,8 @@ def read_weight_file(path, sha256=None):
         UserError: the file is absent, damaged, of no known container, has another checksum, or asks for more than tensors.
     """
     try:
+        found = sha256_of(path)
         with open(path, "rb") as file:
-            found = _sha256(file)
-            file.seek(0)
             start = file.read(10)
     except OSError as error:
         raise UserError(f"cannot read the weights {path}: {error.strerror}") from None
@@ -69,13 +68,6 @@ def _sha256_beside(path):
         return (beside.read_text().split() or [""])[0] if beside.exists() else None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {beside}: {error}") from None
-
-
-def _sha256(file):  # Python 3.10 has no hashlib.file_digest
-    digest = hashlib.sha256()
-    for block in iter(lambda: file.read(1 << 20), b""):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def _guarded(read, path):

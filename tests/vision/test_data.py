@@ -1,4 +1,5 @@
 import itertools
+import shutil
 
 import numpy as np
 import paddle
@@ -201,6 +202,27 @@ def test_an_image_folder(image_folder, tiny_config):
     assert [len(s.labels) for s in (train, val, test)] == [6, 6, 4] and test.labels.tolist() == [0, 0, 1, 1]
     images, labels, indices = data.dataset(test, 16, Augmentation()).read(0, np.array([3, 0]))
     assert images.shape == (2, 16, 16, 3) and labels.tolist() == [1, 0] and indices.tolist() == [3, 0]
+
+
+def test_data_are_known_by_their_content_wherever_they_are(image_folder, tiny_config, tmp_path):
+    def fingerprint(folder):
+        config = tiny_config("data.name=folder", f"data.path={folder}", "data.val_fraction=0").data
+        return data.fingerprint(data.load_splits(config, "train")["train"])
+
+    before = fingerprint(image_folder)
+    assert fingerprint(shutil.copytree(image_folder, tmp_path / "elsewhere")) == before
+    image = image_folder / "train" / "cat" / "3.jpg"
+    image.write_bytes(image.read_bytes() + b"1")
+    longer = fingerprint(image_folder)
+    image.rename(image.with_name("33.jpg"))
+    assert len({before, longer, fingerprint(image_folder)}) == 3
+
+    images = data.Images(np.zeros([5, 2, 2, 3], "uint8"), np.arange(5), [])
+    pixel = images.take(np.arange(5))
+    pixel.images[4, 1, 1, 2] = 1
+    labels = data.Images(images.images, np.asarray([0, 1, 2, 4, 3]), [])
+    assert data.fingerprint(images.take(np.arange(5))) == data.fingerprint(images)
+    assert len({data.fingerprint(some) for some in (images, pixel, labels, images.take(np.arange(4)))}) == 4
 
 
 def test_faults_of_an_image_folder_are_named(image_folder, tiny_config, tmp_path):

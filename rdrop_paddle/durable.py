@@ -1,0 +1,138 @@
+"""Files and folders that are either whole or absent, whenever a process is killed or the power fails.
+
+They are written under a temporary name, synced to the disk and renamed. A manifest tells later whether a folder is still what
+was written: {"format", what the caller adds, "files": {name: {"size", "sha256"}}, "sha256" of the manifest before this key}.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+
+from .errors import UserError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+UNFINISHED = ".part"
+
+
+@contextlib.contextmanager
+def writing(path, advice):
+    """Turn a full disk, a read-only folder and the like into a UserError that names `path` and gives advice."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; {advice}") from None
+
+
+def write_file(path, content):
+    """Write bytes and have them on the disk on return; nothing is left of what does not fit on it."""
+    try:
+        with open(path, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def replace_file(path, content):
+    """Write bytes as `path`, which is the old file or the new one at every moment."""
+    unfinished = path.with_name(path.name + UNFINISHED)
+    write_file(unfinished, content)
+    os.replace(unfinished, path)
+    sync_folder(path.parent)
+
+
+def write_folder(folder, files, **about):
+    """Write (name, bytes) pairs and a manifest, which says `about`, as a new folder that is there once it is whole.
+
+    Raises:
+        OSError: it cannot be written; nothing is left of it.
+    """
+    unfinished, listed = folder.with_name(folder.name + UNFINISHED), {}
+    try:
+        unfinished.mkdir()
+        for name, content in files:
+            write_file(unfinished / name, content)
+            listed[name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        write_file(unfinished / MANIFEST, _manifest_bytes({"format": FORMAT, **about, "files": listed}))
+        sync_folder(unfinished)
+        os.rename(unfinished, folder)
+    except OSError:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    sync_folder(folder.parent)
+
+
+def fault(folder):
+    """What keeps `folder` from being what `write_folder` wrote, in a few words, or None."""
+    try:
+        manifest = _parse_manifest((folder / MANIFEST).read_bytes())
+        if manifest is None:
+            return f"{MANIFEST} is damaged"
+        if manifest["format"] != FORMAT:
+            return f"format {manifest['format']}, and this version reads {FORMAT}"
+        for name, expected in manifest["files"].items():
+            size = (folder / name).stat().st_size
+            if size != expected["size"]:
+                return f"{name} has {size} bytes instead of {expected['size']}"
+            if sha256_of(folder / name) != expected["sha256"]:
+                return f"{name} is damaged: its sha256 differs"
+    except FileNotFoundError as error:
+        return f"{os.path.basename(error.filename)} is missing"
+    except OSError as error:
+        return f"{error.filename or folder} cannot be read: {error.strerror or error}"
+    return None
+
+
+def remove_folder(folder):
+    """Remove a folder of `write_folder`: at no moment is half of it there under its name."""
+    unfinished = folder.with_name(folder.name + UNFINISHED)
+    os.rename(folder, unfinished)
+    shutil.rmtree(unfinished)
+
+
+def remove_unfinished(parent):
+    """Remove what killed processes left in the folder `parent`."""
+    for path in parent.glob(f"*{UNFINISHED}"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def sync_folder(folder):
+    """Have the names in a folder on the disk: renaming alone may not survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(path):
+    """The sha256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:  # Python 3.10 has no hashlib.file_digest
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _manifest_bytes(manifest):
+    digest = hashlib.sha256(_json_bytes(manifest)).hexdigest()
+    return _json_bytes({**manifest, "sha256": digest})
+
+
+def _parse_manifest(content):
+    """The manifest without its own sha256, or None when a single bit of it is not as written."""
+    try:
+        manifest = json.loads(content)
+        del manifest["sha256"]
+        return manifest if _manifest_bytes(manifest) == content else None
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _json_bytes(value):
+    return json.dumps(value, indent=1).encode()
