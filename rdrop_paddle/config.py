@@ -71,6 +71,7 @@ class TrainConfig:
     log_every: int = _within(low=1)
     eval_every: int = _within(low=1)
     save_every: int = _within(low=1)
+    collective_timeout: int = _within(low=5)
 
 
 @dataclass
