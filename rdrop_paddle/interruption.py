@@ -1,16 +1,13 @@
 """SIGTERM and SIGINT as a request to stop: training finishes the update, saves a checkpoint and says how to go on."""
 
-import itertools
 import signal
 import time
 
 from . import ranks
 
-_numbers = itertools.count()  # every rank makes its Interruptions in the same order
-
 
 class Interruption:
-    """Inside `with`, SIGTERM and SIGINT are requests that training asks for, and a second one does no harm.
+    """Inside `with`, SIGTERM and SIGINT are requests that training asks for, and a second one does no harm. One per process.
 
     The ranks agree on their last update without waiting for each other, because signals reach them at different moments, or
     one of them only. Before a rank looks whether another wants to stop, it tells through the TCP store that it goes on to
@@ -22,7 +19,6 @@ class Interruption:
         self.signal = None  # the number of the first one that reached this rank
         self._updates = 0  # that this rank has finished
         self._last = None  # of them, once the ranks have agreed
-        self._name = f"interruption/{next(_numbers)}"
 
     def __enter__(self):
         self._former = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -69,7 +65,7 @@ class Interruption:
         return self._tally("wanted", int(self.signal is not None)) > 0
 
     def _tally(self, key, number=0):
-        return ranks.tally(f"{self._name}/{key}", number)
+        return ranks.tally(f"interruption/{key}", number)
 
     def _note(self, number, frame):
         self.signal = self.signal or number
