@@ -1,6 +1,9 @@
 import json
+import os
+import signal
 import sys
 import threading
+import time
 
 import pytest
 
@@ -22,10 +25,10 @@ sys.exit(status)
 def supervised(tmp_path):
     """supervised([(newest checkpoint, status) of each run], restarts) -> (status, the options of each run)."""
 
-    def run(results, restarts, resume=False):
+    def run(results, restarts, resume=False, first_delay=0.01):
         command = [sys.executable, "-c", CHILD, str(tmp_path), json.dumps(results)]
         newest = lambda: (tmp_path / "checkpoint").read_text()  # noqa: E731
-        status = supervision.supervise(command, restarts=restarts, resume=resume, progress=newest, first_delay=0.01)
+        status = supervision.supervise(command, restarts=restarts, resume=resume, progress=newest, first_delay=first_delay)
         return status, [json.loads(line) for line in (tmp_path / "runs").read_text().splitlines()]
 
     return run
@@ -47,6 +50,13 @@ def test_training_is_restarted_from_its_checkpoint_as_long_as_that_helps(supervi
 
 def test_a_supervised_run_may_itself_be_a_resumed_one(supervised):
     assert supervised([("3", 0)], 1, resume=True) == (0, [["--resume"]])
+
+
+def test_sigterm_between_two_runs_ends_supervision(supervised):
+    threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGTERM]).start()
+    start = time.monotonic()
+    assert supervised([("3", 7), ("6", 0)], restarts=3, first_delay=60) == (7, [[]])
+    assert time.monotonic() - start < 30
 
 
 def test_the_delay_doubles_up_to_a_minute(monkeypatch):
