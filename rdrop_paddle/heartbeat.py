@@ -3,7 +3,9 @@
 A collective that waits for a dead rank cannot be interrupted, so the process ends from a thread beside it.
 """
 
+import ctypes
 import os
+import signal
 import sys
 import threading
 import time
@@ -14,7 +16,7 @@ from . import ranks
 from .errors import UserError
 
 INTERVAL = 0.5  # seconds between beats
-SILENCE = 2.0  # seconds without a beat that are news when something else is wrong already
+SILENCE = 2.5  # seconds without a beat that are news when something else is wrong already
 
 
 class Beat(NamedTuple):
@@ -41,6 +43,10 @@ class Ledger:
         if beat[1:] != before[1:]:
             self._progress = now
 
+    def idle(self, now):
+        """Seconds since the main thread of any rank made progress."""
+        return now - self._progress
+
     def silent(self, now, patience):
         """A line on the ranks that have not been heard of for `patience` seconds, or None.
 
@@ -54,11 +60,11 @@ class Ledger:
 
     def standing(self, now, patience):
         """A line on the ranks behind which the others have waited for `patience` seconds of training, or None."""
-        if now - self._progress < patience or not self._beats[self._rank].signs:  # reading the data may take any time
+        if self.idle(now) < patience or not self._beats[self._rank].signs:  # reading the data may take any time
             return None
         stages = [beat.stage for beat in self._beats]
         behind = [rank for rank, stage in enumerate(stages) if stage < max(stages)]
-        since = f"for {now - self._progress:.0f} s"
+        since = f"for {self.idle(now):.0f} s"
         if behind:
             return f"{_names(behind)} made no progress {since} while the others waited, hanging"
         return f"no rank has made progress {since}, all of them at the same place: one hangs in a collective"
@@ -87,6 +93,9 @@ class Heartbeat:
             self._threads = [threading.Thread(target=work, daemon=True) for work in (self._exchange, self._watch)]
             for thread in self._threads:
                 thread.start()
+            # a collective that fails in a backward ends the process past all of Python: Paddle translates no gloo exception
+            self._on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: self._explain())
+            ctypes.CDLL(None).signal(signal.SIGABRT, self._on_abort)  # Python's handlers run only once C has returned
         return self
 
     def __exit__(self, kind, error, trace):
@@ -96,6 +105,7 @@ class Heartbeat:
             ranks.wait_for_all()  # the store ends with rank 0
         elif isinstance(error, Exception) and not isinstance(error, (UserError, FloatingPointError)):
             self._explain(error)
+        ctypes.CDLL(None).signal(signal.SIGABRT, signal.SIG_DFL)
         self._ended.set()
         for thread in self._threads:
             thread.join(2 * INTERVAL)  # not for ever: the store may not answer any more
@@ -126,15 +136,17 @@ class Heartbeat:
             line = self._ledger.silent(self._now, patience) or self._ledger.standing(self._now, self._timeout)
             if line and not self._ended.is_set():
                 self._give_up(line)
-            if self._interruption.signal is not None and not told and (line := self._ledger.silent(self._now, SILENCE)):
-                told = True  # and wait on: a checkpoint may be in the making
+            waits = self._interruption.signal is not None and self._ledger.idle(self._now) >= SILENCE
+            if waits and not told and (line := self._ledger.silent(self._now, SILENCE)):
+                told = True  # and wait on: it may only be slow to save a checkpoint
                 self._print(line)
 
-    def _explain(self, error):
-        """End the process with the name of the rank on whose account `error` was raised, if there is one."""
+    def _explain(self, error=None):
+        """End the process with the name of the rank on whose account it fails, if there is one."""
         for _ in range(round(2 * SILENCE / INTERVAL)):
             if line := self._ledger.silent(self._now, SILENCE):
-                traceback.print_exception(error)
+                if error is not None:
+                    traceback.print_exception(error)
                 self._give_up(line)
             time.sleep(INTERVAL)
 

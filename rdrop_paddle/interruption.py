@@ -22,6 +22,8 @@ class Interruption:
 
     def __enter__(self):
         self._former = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        for number in self._former:
+            signal.siginterrupt(number, False)  # Paddle's store takes an interrupted system call for a lost connection
         return self
 
     def __exit__(self, *error):
