@@ -30,6 +30,7 @@ FREE = {
     "train.log_every": None,
     "train.eval_every": "the best weights are selected from other updates from here on",
     "train.save_every": None,
+    "train.collective_timeout": None,
     "eval.split": None,
     "eval.batch_size": None,
     "eval.target_accuracy": None,
@@ -92,6 +93,7 @@ class TrainConfig:
     log_every: int = _within(low=1)
     eval_every: int = _within(low=1)
     save_every: int = _within(low=1)
+    collective_timeout: int = _within(low=5)
 
 
 @dataclass

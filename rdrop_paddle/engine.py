@@ -19,68 +19,91 @@ from .config import accumulation, check_ranks
 from .ema import WeightAverage
 from .errors import UserError
 from .figures import Clock, Pending, describe_failure, fetch_all, is_finite, move_if_finite
+from .interruption import Interruption
 from .loss import RDropLoss, cross_entropy
 from .schedule import WarmupCosine
 from .sharding import Shards
 
 
-def train(trainer, log):
+def train(trainer, log, interruption=None):
     """Train from where `trainer` stands to `train.steps`, with checkpoints and evaluations in the run folder of `log`.
 
     The best weights by the held-out part (the last ones when there is none) are saved as best.safetensors; at the end
-    they are loaded and `eval.split` is read once. Returns its score.
+    they are loaded and `eval.split` is read once. Returns its score, or None when `interruption` ended training: then there
+    is a checkpoint of the last update.
 
     Raises:
         FloatingPointError: more losses or gradients that are not finite than may be skipped, before anything of it is saved.
         UserError: the disk is full, or the run folder read-only.
     """
-    task, config = trainer.task, trainer.config
+    config, clock = trainer.config, Clock()
+    steps = config.train.steps
+    interruption = interruption or Interruption()
     for note in trainer.notes:
         log.message(note)
-    steps, periods = config.train.steps, (config.train.log_every, config.train.eval_every, config.train.save_every)
-    clock = Clock()
-    for update in range(trainer.updates_done + 1, steps + 1):
+
+    def due(period):
+        return trainer.updates_done % period == 0 or trainer.updates_done == steps
+
+    while True:
+        # an evaluation comes after the checkpoint of its update: one that was cut short is made up for on resuming from there
+        if trainer.updates_done and due(config.train.eval_every):
+            with trainer.average.in_use():
+                finished = _keep_best(trainer, log, interruption)
+            if not finished:
+                trainer.save(log.folder)
+                return _say_stopped(trainer, log, interruption)
+            clock.restart()
+        if trainer.updates_done == steps:
+            break
         lr = trainer.optimizer.get_lr()
         micro_batches, reading = trainer.read()
+        ranks.progress.stage += 1
         trainer.step(micro_batches)
         clock.add(reading)
-        log.progress(update)
-        logs, evaluates, saves = (update % period == 0 or update == steps for period in periods)
-        if logs or evaluates or saves:
+        log.progress(trainer.updates_done)
+        stops = interruption.ends_training()
+        logs, evaluates, saves = map(due, (config.train.log_every, config.train.eval_every, config.train.save_every))
+        if logs or evaluates or saves or stops:
             means = trainer.fetch(log.folder)
         if logs:
-            log.training(update, lr=lr, **means, **clock.lap(config.train.batch_size))
-        if evaluates:
-            with trainer.average.in_use():
-                trainer.best = _keep_best(trainer, log)
-            clock.restart()
-        if saves:
+            log.training(trainer.updates_done, lr=lr, **means, **clock.lap(config.train.batch_size))
+        if saves or stops:
             log.sync()
             trainer.save(log.folder)
             clock.restart()
-    checkpoint.load_best(log.folder, task.model)
-    score = evaluate(task, config.eval.split, trainer.amp)
+        if stops:
+            return _say_stopped(trainer, log, interruption)
+    checkpoint.load_best(log.folder, trainer.task.model)
+    score = evaluate(trainer.task, config.eval.split, trainer.amp, interruption)
+    if score is None:
+        return _say_stopped(trainer, log, interruption)
     log.evaluation(steps, config.eval.split, score, final=True)
     return score
 
 
-def evaluate(task, split, amp=None):
+def evaluate(task, split, amp=None, interruption=None):
     """The score of `task.model` on a split, for example {"accuracy", "correct", "total"}, the same on every rank.
 
     Each example is counted once and the integer counts are summed over the ranks. `amp` holds arguments of
-    `paddle.amp.auto_cast`; the default is full precision.
+    `paddle.amp.auto_cast`; the default is full precision. None when `interruption` has ended it on any rank.
     """
     model = task.model
     was_training = model.training
     model.eval()
-    counts = paddle.zeros([len(task.count_names)], dtype="int64")
+    counts, interrupted = paddle.zeros([len(task.count_names)], dtype="int64"), False
     with paddle.no_grad(), paddle.amp.auto_cast(**(amp or {"enable": False})):
         for batch in task.batches(split):
+            interrupted = interruption is not None and interruption.requested()
+            if interrupted:
+                break
             counts += task.counts(*task.forward(model, batch))
+            ranks.progress.signs += 1
     if was_training:
         model.train()
     ranks.wait_for_all()  # one of them may have had a batch more
-    return task.score(ranks.sum_over_all(counts).numpy())
+    *counts, interrupted = ranks.sum_over_all(paddle.concat([counts, paddle.to_tensor([int(interrupted)])])).numpy()
+    return None if interrupted else task.score(counts)
 
 
 class Trainer:
@@ -206,6 +229,7 @@ class Trainer:
             last = number == len(micro_batches)
             with self.model.no_sync() if self.averages and not last else contextlib.nullcontext():
                 totals += self._accumulate(batch)
+            ranks.progress.signs += 1
         totals = ranks.sum_over_all(totals)
         grad_norm = self._scale_gradients((self.ranks if self.averages else 1) / totals[3])
         return paddle.concat([totals[:3] / totals[3], grad_norm.reshape([1])])
@@ -287,22 +311,30 @@ class Trainer:
         self.batches = iter(self.task.batches("train", self.updates_done + 1))
 
 
-def _keep_best(trainer, log):
-    """Evaluate on the held-out part and keep the weights when they are the best so far; returns the best score."""
+def _keep_best(trainer, log, interruption):
+    """Evaluate on the held-out part and keep the weights when they are the best so far; returns False when interrupted."""
     task, config, update = trainer.task, trainer.config, trainer.updates_done
     best, origin = None, {}
     if config.data.val_fraction > 0:
-        score = evaluate(task, "val", trainer.amp)
+        score = evaluate(task, "val", trainer.amp, interruption)
+        if score is None:
+            return False
         log.evaluation(update, "val", score)
         measure, best = next(iter(score.items()))
         origin = {f"val_{measure}": best}
         if trainer.best is not None and best <= trainer.best:
-            return trainer.best
+            return True
     elif update < config.train.steps:  # nothing to select by: the last weights are kept
-        return None
+        return True
     if trainer.rank == 0:
         checkpoint.save_best(log.folder, task.model, update=update, **origin)
-    return best
+    trainer.best = best
+    return True
+
+
+def _say_stopped(trainer, log, interruption):
+    advice = "train.amp O2 saves nothing to continue with" if trainer.config.train.amp == "O2" else "continue with --resume"
+    log.message(f"stopped by {interruption.cause} after update {trainer.updates_done}; {advice}")
 
 
 def _dropout_seed(seed, update, rank):

@@ -10,6 +10,16 @@ from paddle import distributed
 _waits = itertools.count()  # every rank waits in the same order, so that equal numbers mean the same wait
 
 
+class Progress:
+    """How far the main thread of this rank has come, which its heartbeat tells the others."""
+
+    stage = 0  # counts what all ranks come to in the same order: waits for each other and updates
+    signs = 0  # counts what else shows that it works: micro-batches and batches of an evaluation
+
+
+progress = Progress()  # of this process, which is one rank
+
+
 def start():
     """Connect the ranks when Paddle's launcher started several; returns (rank, ranks)."""
     if int(os.environ.get("PADDLE_TRAINERS_NUM", 1)) > 1:
@@ -32,12 +42,18 @@ def wait_for_all():
     """
     if count() == 1:
         return
+    progress.stage += 1
+    key = f"wait/{next(_waits)}"
+    tally(key, 1)
+    while tally(key) < count():
+        time.sleep(0.01)
+
+
+def tally(key, number=0):
+    """Add to a count that the ranks share through the TCP store, and return it; waits for no other rank. Main thread only."""
     from paddle.base import core
 
-    store, key = core.create_or_get_global_tcp_store(), f"rdrop_paddle/wait/{next(_waits)}"
-    store.add(key, 1)
-    while store.add(key, 0) < count():
-        time.sleep(0.01)
+    return core.create_or_get_global_tcp_store().add(f"rdrop_paddle/{key}", number)
 
 
 def total(number):

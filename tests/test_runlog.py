@@ -51,12 +51,14 @@ def test_a_continued_run_keeps_what_was_logged_before_its_checkpoint(tiny_config
     with RunLog(tiny_config()) as log:
         for update in (1, 2, 3):
             log.training(update, **VALUES)
+        log.evaluation(1, "val", {"loss": 7.0})
+        log.evaluation(2, "val", {"loss": 8.0})  # done again, because the checkpoint of update 2 is older than it
         log.evaluation(2, "test", {"accuracy": 0.1}, final=True)
     with (log.folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')  # killed while writing
     with RunLog(tiny_config(), kept_updates=2) as log:
         log.training(3, **VALUES | {"loss": 9.0})
-    assert [(r["step"], r["loss"]) for r in records(log.folder)] == [(1, 2.5), (2, 2.5), (3, 9.0)]
+    assert [(r["step"], r["loss"]) for r in records(log.folder)] == [(1, 2.5), (2, 2.5), (1, 7.0), (3, 9.0)]
     (file,) = (log.folder / "vdl").iterdir()  # VisualDL shows one file of a folder
     assert [s.value for s in LogReader(file_path=str(file)).get_data("scalar", "train/loss")] == [2.5, 2.5, 9.0]
 
