@@ -137,7 +137,8 @@ def test_a_run_on_a_full_disk_ends_with_a_clear_error_and_keeps_its_checkpoint(t
 
 def test_a_log_on_a_full_disk_ends_with_a_clear_error(tiny_config, capsys):  # capsys: the console is no file then
     full = pytest.raises(UserError, match="cannot write the run folder .*tiny: File too large")
-    with RunLog(tiny_config()) as log, file_size_limit(50), full:
+    with contextlib.ExitStack() as until_closed, full, RunLog(tiny_config()) as log:
+        until_closed.enter_context(file_size_limit(50))
         log.message("word " * 20)
 
 
