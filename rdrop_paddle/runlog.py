@@ -41,9 +41,9 @@ class RunLog:
         from visualdl import LogWriter  # takes a second to import, and the other ranks have no use for it
 
         # a checkpoint is of before the evaluation of its update, with which a continued run begins
-        records = [
-            r for r in _read_metrics(self.folder) if r["step"] < kept_updates + ("split" not in r) and not r.get("final")
-        ]
+        kept = {"training": kept_updates, "evaluation": kept_updates - 1}
+        records = [r for r in _read_metrics(self.folder) if r["step"] <= kept["evaluation" if "split" in r else "training"]]
+        records = [r for r in records if not r.get("final")]
         with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "config.yaml").write_text(config.to_yaml())
