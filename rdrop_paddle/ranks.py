@@ -1,7 +1,10 @@
 """The processes of one training run: who this is, waiting for each other, sums over all."""
 
+import contextlib
 import itertools
 import os
+import socket
+import sys
 import time
 
 import paddle
@@ -24,6 +27,7 @@ def start():
     """Connect the ranks when Paddle's launcher started several; returns (rank, ranks)."""
     if int(os.environ.get("PADDLE_TRAINERS_NUM", 1)) > 1:
         distributed.init_parallel_env()
+        _send_at_once(int(os.environ["PADDLE_MASTER"].rsplit(":", 1)[1]))
     return rank(), count()
 
 
@@ -54,6 +58,18 @@ def tally(key, number=0):
     from paddle.base import core
 
     return core.create_or_get_global_tcp_store().add(f"rdrop_paddle/{key}", number)
+
+
+def _send_at_once(port):
+    """Set TCP_NODELAY on the connection to the store at `port`, which Paddle leaves out: 0.1 ms a request instead of 44."""
+    for descriptor in map(int, os.listdir("/proc/self/fd") if sys.platform == "linux" else []):
+        with contextlib.suppress(OSError):  # no socket, not connected, or the descriptor of the listing itself
+            connection = socket.socket(fileno=descriptor)
+            try:
+                if connection.family in (socket.AF_INET, socket.AF_INET6) and connection.getpeername()[1] == port:
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            finally:
+                connection.detach()
 
 
 def total(number):

@@ -34,7 +34,7 @@ def train(tiny_config, signals):
     """
 
     def run(name, before_update=None, in_batch=None, resume=False):
-        config = tiny_config(f"name={name}", "model.drop_rate=0.1")
+        config = tiny_config(f"name={name}", "model.drop_rate=0.1", "train.save_every=2")
         paddle.seed(0)
         task = ImageClassification(config)
         trainer = engine.Trainer(task, config)
@@ -65,7 +65,7 @@ def train(tiny_config, signals):
 
 MOMENTS = [
     (dict(before_update=1), 1),
-    (dict(before_update=3), 3),  # where an evaluation and a checkpoint are due
+    (dict(before_update=3), 3),  # where an evaluation is due and no checkpoint
     (dict(in_batch=2), 3),
     (dict(before_update=4), 4),
     (dict(before_update=6), 6),  # the last one
