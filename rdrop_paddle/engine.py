@@ -51,6 +51,7 @@ def train(trainer, log, interruption=None):
             with trainer.average.in_use():
                 finished = _keep_best(trainer, log, interruption)
             if not finished:
+                log.sync()
                 trainer.save(log.folder)
                 return _say_stopped(trainer, log, interruption)
             clock.restart()
