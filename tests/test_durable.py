@@ -119,9 +119,9 @@ def file_size_limit(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 
 
-@pytest.mark.parametrize("first, eval_every", [("best.safetensors", 3), ("checkpoints/update-00000003", 6)])
-def test_a_run_on_a_full_disk_ends_with_a_clear_error_and_keeps_its_checkpoint(tiny_config, first, eval_every):
-    config = tiny_config(f"train.eval_every={eval_every}")
+@pytest.mark.parametrize("first, save_every", [("best.safetensors", 6), ("checkpoints/update-00000003", 3)])
+def test_a_run_on_a_full_disk_ends_with_a_clear_error_and_keeps_its_checkpoint(tiny_config, first, save_every):
+    config = tiny_config(f"train.save_every={save_every}")
     trainer = Trainer(ImageClassification(config), config)
     for _ in range(2):
         trainer.step(trainer.read()[0])
