@@ -1,7 +1,7 @@
 # make train   set up .venv, train the quickstart twice (baseline and R-Drop), evaluate and compare; 2 cores, minutes
 # make test    set up .venv with the test packages and run the tests
 # make lint    check style
-# make bench   training speed against torch on this machine, a quiet one; 5 minutes on 2 cores
+# make bench   training speed against torch on this machine, a quiet one; minutes on 2 cores
 PYTHON ?= python3
 BIN := .venv/bin
 

@@ -44,7 +44,7 @@ def save(run_folder, state, **arrays):
         if not (folder.exists() and durable.fault(folder) is None):
             if folder.exists():
                 durable.remove_folder(folder)
-            about = dict(update=state["update"], config_sha256=hashlib.sha256(_json_bytes(state["config"])).hexdigest())
+            about = dict(update=state["update"], config_sha256=hashlib.sha256(durable.json_bytes(state["config"])).hexdigest())
             durable.write_folder(folder, _files(state, arrays), **about)
         _point_to(folder)
         for old in _all(run_folder)[:-KEPT]:
@@ -209,16 +209,12 @@ def _files(state, arrays):
     """The (name, bytes) of a checkpoint, one at a time to spare memory."""
     for name, tensors in arrays.items():
         yield f"{name}.safetensors", _weight_bytes(tensors, {"update": state["update"]})
-    yield "state.json", _json_bytes(state)
+    yield "state.json", durable.json_bytes(state)
 
 
 def _weight_bytes(arrays, metadata):
     header = {"format": WEIGHT_FORMAT, **{key: str(value) for key, value in metadata.items()}}
     return safetensors.numpy.save(arrays, metadata=header)
-
-
-def _json_bytes(value):
-    return json.dumps(value, indent=1).encode()
 
 
 def _point_to(folder):

@@ -119,9 +119,14 @@ def sha256_of(path):
     return digest.hexdigest()
 
 
+def json_bytes(value):
+    """A JSON value as the bytes that are written and of which digests are taken."""
+    return json.dumps(value, indent=1).encode()
+
+
 def _manifest_bytes(manifest):
-    digest = hashlib.sha256(_json_bytes(manifest)).hexdigest()
-    return _json_bytes({**manifest, "sha256": digest})
+    digest = hashlib.sha256(json_bytes(manifest)).hexdigest()
+    return json_bytes({**manifest, "sha256": digest})
 
 
 def _parse_manifest(content):
@@ -132,7 +137,3 @@ def _parse_manifest(content):
         return manifest if _manifest_bytes(manifest) == content else None
     except (ValueError, TypeError, KeyError):
         return None
-
-
-def _json_bytes(value):
-    return json.dumps(value, indent=1).encode()
