@@ -1,7 +1,7 @@
 """Training and evaluation of a task; knows updates, ranks and the loss, not images.
 
-A task has `model`, `batches(split, first_update)`, `forward(model, batch, passes)` -> (logits, labels, pad mask or None),
-`counts(logits, labels, pad_mask)` -> int64 [len(count_names)], `score(counts)` -> dict whose first value is the better the
+A task has `model`, `size(split)`, `batches(split, first_update)`, `forward(model, batch, passes)` -> (logits, labels, pad mask
+or None), `counts(logits, labels, pad_mask)` -> int64 [len(count_names)], `score(counts)` -> dict whose first value is the better the
 higher, and `data_state(updates)` -> dict of JSON values that a checkpoint knows its data by; the last tensor of a batch holds
 the indices of its samples. See vision/task.py.
 """
@@ -19,6 +19,7 @@ from .config import accumulation, check_ranks
 from .ema import WeightAverage
 from .errors import UserError
 from .figures import Clock, Pending, describe_failure, fetch_all, is_finite, move_if_finite
+from .inference import for_evaluation
 from .interruption import Interruption
 from .loss import RDropLoss, cross_entropy
 from .schedule import WarmupCosine
@@ -89,9 +90,9 @@ def evaluate(task, split, amp=None, interruption=None):
     Each example is counted once and the integer counts are summed over the ranks. `amp` holds arguments of
     `paddle.amp.auto_cast`; the default is full precision. None when `interruption` has ended it on any rank.
     """
-    model = task.model
-    was_training = model.training
-    model.eval()
+    was_training = task.model.training
+    task.model.eval()
+    model = for_evaluation(task.model, task.size(split))
     counts, interrupted = paddle.zeros([len(task.count_names)], dtype="int64"), False
     with paddle.no_grad(), paddle.amp.auto_cast(**(amp or {"enable": False})):
         for batch in task.batches(split):
@@ -101,7 +102,7 @@ def evaluate(task, split, amp=None, interruption=None):
             counts += task.counts(*task.forward(model, batch))
             ranks.progress.signs += 1
     if was_training:
-        model.train()
+        task.model.train()
     ranks.wait_for_all()  # one of them may have had a batch more
     *counts, interrupted = ranks.sum_over_all(paddle.concat([counts, paddle.to_tensor([int(interrupted)])])).numpy()
     return None if interrupted else task.score(counts)

@@ -7,7 +7,7 @@ from .config import accumulation
 def describe(config, task, ranks, device):
     """One derived number to a line."""
     train, rdrop = config.train, config.rdrop
-    count = len(task.images("train").labels)
+    count = task.size("train")
     lines = [
         f"parameters       {sum(p.size for p in task.model.parameters()):,}",
         f"initial weights  {task.weight_report or 'random, or those of the checkpoint'}",

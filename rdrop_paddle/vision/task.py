@@ -55,13 +55,17 @@ class ImageClassification:
                 )
         return self._images[split]
 
+    def size(self, split):
+        """How many images a split has."""
+        return len(self.images(split).labels)
+
     def batches(self, split, first_update=1):
         """Batches of this rank as tensors: pixels and what `model_input` needs to crop them, then labels [N] and indices [N].
 
         "train" gives augmented micro-batches without end, beginning with those of update `first_update`; "val" and
         "test" give one pass in which all ranks together hold each image exactly once.
         """
-        config, count = self.config, len(self.images(split).labels)
+        config, count = self.config, self.size(split)
         shares = dict(rank=self.rank, ranks=self.ranks)
         if split == "train":
             sizes = dict(batch_size=config.train.batch_size, micro_batch_size=config.train.micro_batch_size)
@@ -76,12 +80,12 @@ class ImageClassification:
         if not self._fingerprints:
             splits = ("train", "val") if self.config.data.val_fraction else ("train",)
             self._fingerprints = {split: data.fingerprint(self.images(split)) for split in splits}
-        epoch, done = divmod(updates, len(self.images("train").labels) // self.config.train.batch_size)
+        epoch, done = divmod(updates, self.size("train") // self.config.train.batch_size)
         return {**self._fingerprints, "epoch": epoch, "updates_of_epoch": done}
 
     def example_images(self, count):
         """The first training images as the model will see them in the first epoch: uint8 [count, S, S, 3]."""
-        order = data.epoch_order(len(self.images("train").labels), self.config.train.seed, epoch=0)
+        order = data.epoch_order(self.size("train"), self.config.train.seed, epoch=0)
         batch = self._dataset("train").read(0, order[:count])
         seen = self.model_input(list(map(pixels.upload, batch)))
         return ((seen.transpose([0, 2, 3, 1]) + 1.0) * 127.5).round().astype("uint8").numpy()
@@ -101,11 +105,11 @@ class ImageClassification:
             return pixels.crop_and_resize(images, *crops, self.config.model.image_size)
 
     def forward(self, model, batch, passes=1):
-        """(logits [passes * N, classes], labels [N], no pad mask); `model` is self.model or a parallel wrapper of it."""
-        training = {}
+        """(logits [passes * N, classes], labels [N], no pad mask); `model` is self.model or what stands for it."""
+        settings = {} if passes == 1 else dict(passes=passes)
         if self.model.training:
-            training = dict(shared_blocks=self.config.rdrop.shared_blocks, recompute=self.config.train.recompute)
-        return model(self.model_input(batch), passes=passes, **training), batch[-2], None
+            settings |= dict(shared_blocks=self.config.rdrop.shared_blocks, recompute=self.config.train.recompute)
+        return model(self.model_input(batch), **settings), batch[-2], None
 
     def counts(self, logits, labels, pad_mask):
         """int64 [2]: how many are right, of how many. Counts add up over batches and ranks."""

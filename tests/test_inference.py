@@ -1,0 +1,58 @@
+"""The exported layer evaluates as the layer does, and leaves it as it was."""
+
+import numpy as np
+import paddle
+import pytest
+
+from rdrop_paddle import build_model, evaluate, inference
+from rdrop_paddle.vision.task import ImageClassification
+
+pytestmark = pytest.mark.skipif(not paddle.base.core.is_compiled_with_mkldnn(), reason="this Paddle has no oneDNN")
+
+
+@pytest.fixture
+def model(tiny_config):
+    model = build_model(tiny_config("model.drop_rate=0.5").model)
+    model.head.weight.set_value(paddle.randn(model.head.weight.shape))
+    model.eval()
+    return model
+
+
+def images(model_config, count):
+    return paddle.rand([count, 3, model_config.image_size, model_config.image_size]) * 2 - 1
+
+
+def test_an_exported_layer_computes_the_same_for_any_number_of_images(model, tiny_config, capfd):
+    exported = inference.Exported(model)
+    for count in (5, 1, 16):
+        batch = images(tiny_config().model, count)
+        expected = model(batch).numpy()
+        np.testing.assert_allclose(exported(batch).numpy(), expected, rtol=0, atol=1e-5 * abs(expected).max())
+    assert "not support" not in capfd.readouterr().err  # what Paddle's C++ says while it exports
+
+
+def test_the_layer_trains_on_after_it_was_exported_and_a_new_export_has_the_new_weights(model, tiny_config):
+    batch = images(tiny_config().model, 4)
+    names, first = list(model.state_dict()), inference.Exported(model)(batch).numpy()
+    model.train()
+    before = model(batch)
+    (before**2).sum().backward()
+    assert model.patch_embed.proj.weight.grad.abs().sum() > 0 and list(model.state_dict()) == names
+    assert not np.array_equal(before.numpy(), model(batch).numpy())  # dropout is on
+    paddle.optimizer.SGD(0.1, model.parameters()).step()
+    model.eval()
+    expected = model(batch).numpy()
+    assert abs(expected - first).max() > 1e-3
+    np.testing.assert_allclose(inference.Exported(model)(batch).numpy(), expected, rtol=0, atol=1e-5 * abs(expected).max())
+
+
+def test_an_evaluation_counts_the_same_exported_or_not(tiny_config, monkeypatch):
+    task = ImageClassification(tiny_config("model.drop_rate=0.5", "eval.batch_size=50"))  # 719 images: the last batch has 19
+    task.model.head.weight.set_value(paddle.randn(task.model.head.weight.shape))
+    plain = evaluate(task, "test")
+    exports = []
+    monkeypatch.setattr(inference, "_export", lambda *given, export=inference._export: exports.append(1) or export(*given))
+    monkeypatch.setattr(inference, "WORTHWHILE", 719)
+    assert evaluate(task, "test") == plain and len(exports) == 1
+    monkeypatch.setattr(inference, "WORTHWHILE", 720)
+    assert evaluate(task, "test") == plain and len(exports) == 1
