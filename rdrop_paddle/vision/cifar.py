@@ -1,6 +1,8 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009) from the official python archives: verified first, then read safely."""
 
 import hashlib
+import io
+import json
 import tarfile
 import zlib
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from typing import Dict, Tuple
 import numpy as np
 import pooch
 
-from .. import safe_pickle
+from .. import durable, safe_pickle
 from ..errors import UserError
 
 
@@ -81,6 +83,42 @@ def locate(archive, path, data_root):
         if (data_root / name).exists():
             return data_root / name
     return _download(archive, data_root)
+
+
+def read_decoded(archive, path, data_root, split):
+    """As `read`, of what `locate` finds; the images are mapped from a file that is written to `data_root` on first use.
+
+    Mapped, they cost memory once for all ranks, and only as far as they are used; and starting takes a second less. The file is
+    found by the official md5 and verified; one that is damaged is written anew.
+
+    Raises:
+        UserError: as `locate` and `read`.
+    """
+    source = locate(archive, path, data_root)
+    folder = data_root / "decoded" / f"{archive.folder}-{split}-{archive.md5[archive.members[split][0]]}"
+    if durable.fault(folder):
+        images, labels, class_names = read(archive, source, split)
+        try:
+            _write_decoded(folder, images, labels, class_names)
+        except OSError:  # no room, or not ours to write
+            return images, labels, class_names
+    images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+    return images, np.load(folder / "labels.npy", allow_pickle=False), json.loads((folder / "classes.json").read_bytes())
+
+
+def _write_decoded(folder, images, labels, class_names):
+    if folder.exists():
+        durable.remove_folder(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    durable.remove_unfinished(folder.parent)  # of a process that was killed
+    files = [(f"{name}.npy", _npy_bytes(array)) for name, array in (("images", images), ("labels", labels))]
+    durable.write_folder(folder, [*files, ("classes.json", durable.json_bytes(class_names))])
+
+
+def _npy_bytes(array):
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    return file.getvalue()
 
 
 def read(archive, path, split):

@@ -30,14 +30,23 @@ def data_root():
 
 @dataclass(frozen=True)
 class Images:
-    """Images of one split, uint8 [N, H, W, 3] or paths of files [N], with integer labels."""
+    """Images of one split with integer labels: some rows of `source`, of which nothing is copied."""
 
-    images: np.ndarray
+    source: np.ndarray  # uint8 [M, H, W, 3], perhaps mapped from a file, or paths of files [M]
+    rows: np.ndarray  # int64 [N]
     labels: np.ndarray  # int64 [N]
     class_names: List[str]
 
+    @property
+    def are_files(self):
+        return self.source.ndim == 1
+
     def take(self, chosen):
-        return Images(self.images[chosen], self.labels[chosen], self.class_names)
+        return Images(self.source, self.rows[chosen], self.labels[chosen], self.class_names)
+
+    def read(self, indices):
+        """The pixels or paths of the images with these indices, 0 to N - 1."""
+        return self.source[self.rows[indices]]
 
 
 def load_splits(config, part):
@@ -60,11 +69,12 @@ def load_splits(config, part):
 def fingerprint(images):
     """The sha256 of an Images: of its labels and pixels, or of the names and sizes of its files."""
     digest = hashlib.sha256(images.labels.tobytes())
-    if images.images.ndim == 4:
-        digest.update(np.ascontiguousarray(images.images))
-    else:
-        for path in images.images:
-            digest.update(f"{path.parent.name}/{path.name} {path.stat().st_size}\n".encode())
+    for indices in np.array_split(np.arange(len(images.labels)), len(images.labels) // 1000 + 1):  # little of it in memory
+        if images.are_files:
+            for path in images.read(indices):
+                digest.update(f"{path.parent.name}/{path.name} {path.stat().st_size}\n".encode())
+        else:
+            digest.update(images.read(indices))
     return digest.hexdigest()
 
 
@@ -89,10 +99,14 @@ def split_indices(labels, val_fraction, images_per_class):
 def _official_images(config, part):
     if config.name in CIFAR:
         archive = CIFAR[config.name]
-        return Images(*cifar.read(archive, cifar.locate(archive, config.path, data_root()), part))
+        return _all_of(*cifar.read_decoded(archive, config.path, data_root(), part))
     if config.name == "digits":
         return _digits(part)
     return _image_folder(Path(config.path).expanduser(), "train" if part == "train" else "val")
+
+
+def _all_of(source, labels, class_names):
+    return Images(source, np.arange(len(labels)), labels, class_names)
 
 
 def _digits(part):
@@ -103,7 +117,7 @@ def _digits(part):
     train, test = split_indices(digits.target, DIGITS_TEST_SHARE, None)
     chosen = train if part == "train" else test
     grey = np.round(digits.images[chosen] * (255 / 16)).astype("uint8")  # [N, 8, 8], 0..16 before
-    return Images(np.repeat(grey[..., None], 3, axis=-1), digits.target[chosen].astype("int64"), [str(n) for n in range(10)])
+    return _all_of(np.repeat(grey[..., None], 3, axis=-1), digits.target[chosen].astype("int64"), [str(n) for n in range(10)])
 
 
 def _image_folder(root, part):
@@ -121,7 +135,7 @@ def _image_folder(root, part):
         labels += [label] * len(found)
     if not files:
         raise UserError(f"{root / part}: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in its class folders")
-    return Images(np.asarray(files, dtype=object), np.asarray(labels, dtype="int64"), class_names)
+    return _all_of(np.asarray(files, dtype=object), np.asarray(labels, dtype="int64"), class_names)
 
 
 class ArrayDataset:
@@ -133,9 +147,9 @@ class ArrayDataset:
 
     def read(self, epoch, indices):
         """[images uint8 [N, H, W, 3], boxes int64 [N, 4], flips bool [N], labels int64 [N], indices int64 [N]]."""
-        height, width = self.images.images.shape[1:3]
+        height, width = self.images.source.shape[1:3]
         boxes, flips = self.augmentation.draw(epoch, indices, width, height)
-        return [self.images.images[indices], boxes, flips, self.images.labels[indices], indices]
+        return [self.images.read(indices), boxes, flips, self.images.labels[indices], indices]
 
 
 class FileDataset:
@@ -152,11 +166,11 @@ class FileDataset:
         Raises:
             UserError: a file that is no image.
         """
-        images = np.stack([self._read_image(epoch, index) for index in indices])
+        images = np.stack([self._read_image(epoch, index, path) for index, path in zip(indices, self.images.read(indices))])
         return [images, self.images.labels[indices], indices]
 
-    def _read_image(self, epoch, index):
-        image = _open_image(self.images.images[index])
+    def _read_image(self, epoch, index, path):
+        image = _open_image(path)
         (box,), (flip,) = self.augmentation.draw(epoch, [index], *image.size)
         image = image.crop(box.tolist()).resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
         return np.asarray(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image)
@@ -164,9 +178,7 @@ class FileDataset:
 
 def dataset(images, image_size, augmentation):
     """An ArrayDataset or a FileDataset, as the Images are arrays or files."""
-    if images.images.ndim == 4:
-        return ArrayDataset(images, augmentation)
-    return FileDataset(images, augmentation, image_size)
+    return FileDataset(images, augmentation, image_size) if images.are_files else ArrayDataset(images, augmentation)
 
 
 def _open_image(path):

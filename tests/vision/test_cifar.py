@@ -85,6 +85,42 @@ def test_a_hostile_member_is_not_run(small_cifar, tmp_path, official_md5):
     assert not target.exists()
 
 
+def test_images_are_decoded_once_and_mapped_from_then_on(small_cifar, tmp_path, monkeypatch):
+    archive, path = small_cifar()
+    images, labels, class_names = cifar.read(archive, path, "train")
+    decodings = []
+    monkeypatch.setattr(cifar, "read", lambda *given, read=cifar.read: decodings.append(1) or read(*given))
+    for _ in range(2):
+        mapped, labels_again, class_names_again = cifar.read_decoded(archive, str(path), tmp_path, "train")
+        assert isinstance(mapped, np.memmap) and not mapped.flags.writeable and class_names_again == class_names
+        np.testing.assert_array_equal(mapped, images)
+        np.testing.assert_array_equal(labels_again, labels)
+    assert len(decodings) == 1
+    assert len(cifar.read_decoded(archive, str(path), tmp_path, "test")[0]) == 20
+
+
+@pytest.mark.parametrize("name", ["images.npy", "labels.npy", "classes.json", "manifest.json"])
+def test_what_was_decoded_is_verified_and_written_anew_when_damaged(name, small_cifar, tmp_path):
+    archive, path = small_cifar()
+    images, labels, class_names = cifar.read_decoded(archive, str(path), tmp_path, "train")
+    (file,) = (tmp_path / "decoded").glob(f"*/{name}")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    again = cifar.read_decoded(archive, str(path), tmp_path, "train")
+    np.testing.assert_array_equal(again[0], cifar.read(archive, path, "train")[0])
+    assert again[1].tolist() == labels.tolist() and again[2] == class_names
+    content[len(content) // 2] ^= 1
+    assert file.read_bytes() == content
+
+
+def test_images_are_read_where_nothing_can_be_written(small_cifar, tmp_path):
+    archive, path = small_cifar()
+    (tmp_path / "decoded").write_bytes(b"no folder")
+    images, labels, _ = cifar.read_decoded(archive, str(path), tmp_path, "train")
+    assert len(images) == len(labels) == 40
+
+
 @pytest.fixture
 def server(tmp_path):
     """Serves tmp_path/served on 127.0.0.1; server.url is its address."""

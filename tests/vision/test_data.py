@@ -84,8 +84,8 @@ def test_digits_are_real_and_split_once(tiny_config):
     splits = data.load_splits(tiny_config().data, "train") | data.load_splits(tiny_config().data, "test")
     assert {split: len(images.labels) for split, images in splits.items()} == {"train": 862, "val": 216, "test": 719}
     for images in splits.values():
-        assert images.images.shape == (len(images.labels), 8, 8, 3) and images.images.dtype == np.uint8
-        assert images.images.max() == 255
+        pixels = images.read(np.arange(len(images.labels)))
+        assert pixels.shape == (len(images.labels), 8, 8, 3) and pixels.dtype == np.uint8 and pixels.max() == 255
 
 
 def read(config, workers, rank=0, ranks=1):
@@ -122,7 +122,7 @@ def test_files_are_cropped_mirrored_and_resized_like_arrays(tiny_config, digits_
     arrays = ImageClassification(tiny_config(*sizes))
     files = ImageClassification(tiny_config(*sizes, "data.name=folder", f"data.path={digits_folder}"))
     arrays.images("train"), files.images("train")
-    names = [int(path.stem) for path in files.images("train").images]
+    names = [int(path.stem) for path in files.images("train").source]
     arrays._images["train"] = arrays.images("train").take(names)  # in the folder's order
     for augmentation in (Augmentation(), Augmentation(3, 0.3), Augmentation(3, 0.3, True)):
         found, expected = seen(files, augmentation, epoch=2), seen(arrays, augmentation, epoch=2)
@@ -136,7 +136,7 @@ def test_epochs_and_seeds_augment_differently_and_evaluation_never_does(tiny_con
     for other in (seen(task, Augmentation(3, 0.3), epoch=1), seen(task, Augmentation(4, 0.3))):
         assert (augmented != other).any(axis=(1, 2, 3)).mean() > 0.5
     batch = next(task.batches("val"))
-    expected = Image.fromarray(task.images("val").images[5]).resize((16, 16), Image.Resampling.BILINEAR)
+    expected = Image.fromarray(task.images("val").read(5)).resize((16, 16), Image.Resampling.BILINEAR)
     found = (task.model_input(batch)[5].transpose([1, 2, 0]).numpy() + 1) * 127.5
     np.testing.assert_allclose(found, np.asarray(expected), rtol=0, atol=1.001)
 
@@ -160,14 +160,14 @@ def test_the_pixels_of_an_array_travel_as_they_were_decoded(tiny_config):
     task = ImageClassification(tiny_config("model.image_size=16"))
     images, *_, labels, indices = (column.numpy() for column in next(task.batches("train")))
     assert images.dtype == np.uint8
-    np.testing.assert_array_equal(images, task.images("train").images[indices])
+    np.testing.assert_array_equal(images, task.images("train").read(indices))
     np.testing.assert_array_equal(labels, task.images("train").labels[indices])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_fault_while_reading_reaches_the_reader(tmp_path, workers):
     (tmp_path / "broken.jpg").write_bytes(b"no image")
-    images = data.Images(np.array([tmp_path / "broken.jpg"]), np.zeros(1, "int64"), ["cat"])
+    images = data.Images(np.array([tmp_path / "broken.jpg"]), np.arange(1), np.zeros(1, "int64"), ["cat"])
     with pytest.raises(UserError, match="broken.jpg"):
         list(data.reader(data.dataset(images, 8, Augmentation()), [(0, np.array([0]))] * 20, workers))
 
@@ -177,7 +177,7 @@ def digits_folder(tmp_path, tiny_config):
     """An image folder with the first 100 training digits, each file named by its index."""
     digits = data.load_splits(tiny_config("data.val_fraction=0").data, "train")["train"]
     for part in ("train", "val"):
-        for index, (image, label) in enumerate(zip(digits.images[:100], digits.labels)):
+        for index, (image, label) in enumerate(zip(digits.read(np.arange(100)), digits.labels)):
             path = tmp_path / part / str(label) / f"{index:03}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(path)
@@ -217,12 +217,16 @@ def test_data_are_known_by_their_content_wherever_they_are(image_folder, tiny_co
     image.rename(image.with_name("33.jpg"))
     assert len({before, longer, fingerprint(image_folder)}) == 3
 
-    images = data.Images(np.zeros([5, 2, 2, 3], "uint8"), np.arange(5), [])
-    pixel = images.take(np.arange(5))
-    pixel.images[4, 1, 1, 2] = 1
-    labels = data.Images(images.images, np.asarray([0, 1, 2, 4, 3]), [])
-    assert data.fingerprint(images.take(np.arange(5))) == data.fingerprint(images)
-    assert len({data.fingerprint(some) for some in (images, pixel, labels, images.take(np.arange(4)))}) == 4
+    black = np.zeros([2500, 2, 2, 3], "uint8")  # more than are read at once
+    one_pixel = black.copy()
+    one_pixel[2400, 1, 1, 2] = 1
+    everything = np.arange(2500)
+    images = data.Images(black, everything, everything % 5, [])
+    pixel = data.Images(one_pixel, everything, everything % 5, [])
+    labels = data.Images(black, everything, everything % 7, [])
+    assert data.fingerprint(images.take(everything)) == data.fingerprint(images)
+    assert data.fingerprint(data.Images(black, everything[::-1], everything % 5, [])) == data.fingerprint(images)
+    assert len({data.fingerprint(some) for some in (images, pixel, labels, images.take(everything[:2400]))}) == 4
 
 
 def test_faults_of_an_image_folder_are_named(image_folder, tiny_config, tmp_path):
