@@ -1,7 +1,7 @@
 """Speed and memory of training or evaluation, alone or side by side with torch or with other settings.
 
 A measurement is a fresh set of processes (speed_paddle.py under Paddle's launcher, or speed_torch.py) that warms up and then
-times updates, or passes over the held-out images. Two sides take turns, A B A B ..., and are compared pair by pair, because the
+times updates, or an evaluation of eval.split from its beginning to its end. Two sides take turns, A B A B ..., and are compared pair by pair, because the
 speed of a machine drifts.
 """
 
@@ -22,7 +22,7 @@ from rdrop_paddle.vision.model import with_numbers
 
 HERE = Path(__file__).resolve().parent
 MODEL_NUMBERS = ("image_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "classes", "drop_rate")
-TORCH_BATCHES = 4  # that torch's evaluation reads again and again
+TORCH_BATCHES, TORCH_REPEATS = 4, 6  # of an evaluation in torch: batches, and how often it runs through them
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Side:
     threads: Optional[int] = None  # of a rank; None = its share of the cores
     framework: str = "paddle"
     torch_micro_batch: Optional[int] = None  # images per forward in torch; None = the global batch at once
-    warmup: int = 1  # updates, or passes over the images, that are not counted
+    warmup: int = 1  # updates that are not counted; an evaluation in Paddle is counted from its start
     repeats: int = 6  # that are
 
     def thread_count(self):
@@ -50,7 +50,8 @@ class Side:
     def against(self, words):
         """The other side: "torch", or overrides, where ranks=N and threads=N change the processes."""
         if words == ["torch"]:
-            return replace(self, framework="torch", ranks=1, threads=None)
+            repeats = dict(warmup=1, repeats=TORCH_REPEATS * self.repeats) if self.evaluation else {}
+            return replace(self, framework="torch", ranks=1, threads=None, **repeats)
         changes = [word for word in words if not word.startswith(("ranks=", "threads="))]
         other = replace(self, changes=tuple(changes))
         for key, _, number in (word.partition("=") for word in words if word not in changes):

@@ -22,11 +22,11 @@ def main():
     config = load_config(chosen["config"], [*chosen["overrides"], "model.weights=''"])
     rank, _ = ranks.start()
     task = ImageClassification(config)
-    images = len(task.images("val").labels) if chosen["evaluation"] else config.train.batch_size
+    images = task.size(config.eval.split) if chosen["evaluation"] else config.train.batch_size
     trainer = None if chosen["evaluation"] else engine.Trainer(task, config)
 
     def evaluation():
-        engine.evaluate(task, "val")
+        engine.evaluate(task, config.eval.split)
         return 0.0
 
     def update():

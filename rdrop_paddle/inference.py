@@ -12,12 +12,13 @@ import paddle
 from paddle import inference
 from paddle.static import InputSpec
 
-WORTHWHILE = 2000  # examples from which on exporting pays
+WORTHWHILE = 10**10  # parameters times examples from which on exporting pays
 
 
 def for_evaluation(layer, examples):
     """`layer`, or an Exported of it where that is the sooner through so many examples."""
-    if examples < WORTHWHILE or paddle.get_device() != "cpu" or not paddle.base.core.is_compiled_with_mkldnn():
+    work = examples * sum(parameter.size for parameter in layer.parameters())
+    if work < WORTHWHILE or paddle.get_device() != "cpu" or not paddle.base.core.is_compiled_with_mkldnn():
         return layer
     return Exported(layer)
 

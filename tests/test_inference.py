@@ -52,7 +52,8 @@ def test_an_evaluation_counts_the_same_exported_or_not(tiny_config, monkeypatch)
     plain = evaluate(task, "test")
     exports = []
     monkeypatch.setattr(inference, "_export", lambda *given, export=inference._export: exports.append(1) or export(*given))
-    monkeypatch.setattr(inference, "WORTHWHILE", 719)
+    work = 719 * sum(parameter.size for parameter in task.model.parameters())
+    monkeypatch.setattr(inference, "WORTHWHILE", work)
     assert evaluate(task, "test") == plain and len(exports) == 1
-    monkeypatch.setattr(inference, "WORTHWHILE", 720)
+    monkeypatch.setattr(inference, "WORTHWHILE", work + 1)
     assert evaluate(task, "test") == plain and len(exports) == 1

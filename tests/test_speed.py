@@ -52,6 +52,8 @@ def test_the_other_side_is_torch_or_has_changes_of_its_own():
     other = side.against(["rdrop.alpha=0", "ranks=1", "threads=3"])
     assert (other.ranks, other.threads, other.changes, other.overrides) == (1, 3, ("rdrop.alpha=0",), side.overrides)
     assert other.label() == "paddle, 1 x 3 thread(s), rdrop.alpha=0"
+    evaluation = speed.Side("c.yaml", (), evaluation=True, warmup=0, repeats=2).against(["torch"])
+    assert (evaluation.warmup, evaluation.repeats) == (1, 12)
     with pytest.raises(UserError, match="'none' is no integer from 1 on"):
         side.against(["ranks=none"])
 
@@ -73,10 +75,13 @@ def test_training_on_two_ranks_against_torch(run_tool, tiny_overrides, tmp_path)
     assert ours["gflop"] == torchs["gflop"]
 
 
-def test_evaluation_is_measured_on_the_held_out_part(run_tool, tiny_overrides):
-    done = run_tool("benchmark.py", "-c", BASE, "-o", *tiny_overrides, "--evaluation", "--rounds", 1, "--repeats", 1)
+def test_evaluation_is_measured_on_all_of_its_split(run_tool, tiny_overrides, tmp_path):
+    json_file = tmp_path / "speed.json"
+    done = run_tool("benchmark.py", "-c", BASE, "-o", *tiny_overrides, "--evaluation", "--rounds", 1, "--json", json_file)
     assert done.returncode == 0, done.stderr
     assert "| paddle, 1 x" in done.stdout and "second:" not in done.stdout
+    ((measured,),) = json.loads(json_file.read_text())["rounds"]
+    assert measured["images_per_second"] / measured["updates_per_second"] == pytest.approx(719)
 
 
 def test_a_failing_side_says_why_and_bad_numbers_are_named(run_tool, tiny_overrides):

@@ -5,8 +5,8 @@ python tools/benchmark.py -c configs/vit_ti16_cifar100_rdrop.yaml --ranks 2 --ag
 python tools/benchmark.py -c configs/vit_ti16_cifar100_rdrop.yaml --ranks 2 --against rdrop.passes=1 rdrop.alpha=0
 python tools/benchmark.py -c configs/vit_ti16_cifar100_rdrop.yaml --ranks 2 --against torch --evaluation
 
-Training takes its updates from the config's real data; evaluation reads the held-out part, data.val_fraction of the training
-images. The two sides take turns on the same machine; keep it quiet. torch needs requirements-dev.txt.
+Training takes its updates from the config's real data; evaluation reads eval.split, all of it, and counts from the first batch.
+The two sides take turns on the same machine; keep it quiet. torch needs requirements-dev.txt.
 """
 
 import json
@@ -27,7 +27,7 @@ def main():
     )
     arguments.add_argument("--evaluation", action="store_true", help="measure evaluation instead of training")
     arguments.add_argument("--rounds", type=command_line.positive, default=5, help="measurements of each side (default 5)")
-    arguments.add_argument("--repeats", type=command_line.positive, default=6, help="updates in one measurement (default 6)")
+    arguments.add_argument("--repeats", type=command_line.positive, help="updates (6) or evaluations (1) in one measurement")
     arguments.add_argument("--torch-micro-batch", type=command_line.positive, help="default: the whole global batch")
     arguments.add_argument("--json", metavar="FILE", help="write everything that was measured there")
     options = arguments.parse_args()
@@ -48,7 +48,8 @@ def main():
         ranks=options.ranks,
         threads=options.threads,
         torch_micro_batch=options.torch_micro_batch,
-        repeats=options.repeats,
+        warmup=0 if options.evaluation else 1,
+        repeats=options.repeats or (1 if options.evaluation else 6),
     )
     sides = [side] if options.against is None else [side, side.against(options.against)]
     rounds = speed.take_turns(sides, options.rounds)

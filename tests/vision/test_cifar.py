@@ -88,6 +88,8 @@ def test_a_hostile_member_is_not_run(small_cifar, tmp_path, official_md5):
 def test_images_are_decoded_once_and_mapped_from_then_on(small_cifar, tmp_path, monkeypatch):
     archive, path = small_cifar()
     images, labels, class_names = cifar.read(archive, path, "train")
+    name = f"{archive.folder}-train-{archive.md5['train']}"
+    (tmp_path / "decoded" / f"{name}.part").mkdir(parents=True)  # left by a process that was killed
     decodings = []
     monkeypatch.setattr(cifar, "read", lambda *given, read=cifar.read: decodings.append(1) or read(*given))
     for _ in range(2):
