@@ -1,8 +1,8 @@
 """Speed and memory of training or evaluation, alone or side by side with torch or with other settings.
 
 A measurement is a fresh set of processes (speed_paddle.py under Paddle's launcher, or speed_torch.py) that warms up and then
-times updates, or an evaluation of eval.split from its beginning to its end. Two sides take turns, A B A B ..., and are compared pair by pair, because the
-speed of a machine drifts.
+times updates, or an evaluation of eval.split from its beginning to its end. Two sides take turns, A B A B ..., and are compared
+pair by pair, because the speed of a machine drifts.
 """
 
 import json
@@ -18,7 +18,7 @@ from typing import Optional
 from rdrop_paddle import command_line
 from rdrop_paddle.config import load_config
 from rdrop_paddle.errors import UserError
-from rdrop_paddle.vision.model import with_numbers
+from rdrop_paddle.vision.architectures import with_numbers
 
 HERE = Path(__file__).resolve().parent
 MODEL_NUMBERS = ("image_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "classes", "drop_rate")

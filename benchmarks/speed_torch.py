@@ -1,4 +1,4 @@
-"""The same work in torch for speed.py: one process with all threads, images that are in memory already.
+"""The same work in torch for speed.py: one process with all threads, the same images, resized as one batch and not cropped.
 
 python benchmarks/speed_torch.py SPECIFICATION.json FOLDER
 """
@@ -14,25 +14,31 @@ from rdrop_paddle import command_line, load_config
 
 
 def main():
+    import numpy as np
     import torch
 
-    from benchmarks.torch_reference import Vit, count_correct, update
+    from benchmarks.torch_reference import Vit, count_correct, resize, update
+    from rdrop_paddle.vision import data
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     chosen = speed_worker.specification()
     config = load_config(chosen["config"], chosen["overrides"])
     train, model = config.train, Vit(**chosen["model"])
     optimizer = torch.optim.SGD(model.parameters(), lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
-    count = chosen["images"]
-    images = torch.rand(count, 3, config.model.image_size, config.model.image_size) * 2 - 1
-    labels = torch.randint(0, config.model.classes, [count])
+    count, part = chosen["images"], "test" if chosen["evaluation"] and config.eval.split == "test" else "train"
+    (source, *_) = data.load_splits(config.data, part).values()
+    order = iter(np.random.default_rng(0).integers(0, len(source.labels), [1000, count]))
 
     def once():
+        chosen_now = next(order)
+        images = torch.from_numpy(source.read(chosen_now))  # uint8 [count, H, W, 3]
+        labels = torch.from_numpy(source.labels[chosen_now])
         if chosen["evaluation"]:
             count_correct(model, images, labels, config.eval.batch_size)
         else:
             micro_batch = chosen["torch_micro_batch"] or count
             rdrop = dict(passes=config.rdrop.passes, alpha=config.rdrop.alpha)
+            images = resize(images, model.image_size)
             update(model, optimizer, images, labels, micro_batch=micro_batch, clip_norm=train.clip_norm, **rdrop)
         return 0.0
 

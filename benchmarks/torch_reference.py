@@ -146,6 +146,7 @@ class Vit(nn.Module):
 
     def __init__(self, *, image_size, patch_size, embed_dim, depth, num_heads, mlp_ratio, classes, drop_rate):
         super().__init__()
+        self.image_size = image_size
         self.patch_embed = nn.Conv2d(3, embed_dim, patch_size, stride=patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.randn(1, 1 + (image_size // patch_size) ** 2, embed_dim) * 0.02)
@@ -196,7 +197,13 @@ def update(model, optimizer, images, labels, *, passes, alpha, micro_batch, clip
 
 @torch.inference_mode()
 def count_correct(model, images, labels, batch_size):
-    """How many images the model tells right."""
+    """How many images, uint8 [N, H, W, 3], the model tells right."""
     model.eval()
     pairs = zip(images.split(batch_size), labels.split(batch_size))
-    return int(sum((model(x).argmax(dim=-1) == label).sum() for x, label in pairs))
+    return int(sum((model(resize(x, model.image_size)).argmax(dim=-1) == label).sum() for x, label in pairs))
+
+
+def resize(images, size):
+    """uint8 [N, H, W, 3] to float32 [N, 3, size, size] from -1 to 1, bilinear."""
+    channels_first = images.permute(0, 3, 1, 2).float() / 127.5 - 1
+    return F.interpolate(channels_first, size=(size, size), mode="bilinear")

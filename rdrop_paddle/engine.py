@@ -1,9 +1,9 @@
 """Training and evaluation of a task; knows updates, ranks and the loss, not images.
 
 A task has `model`, `size(split)`, `batches(split, first_update)`, `forward(model, batch, passes)` -> (logits, labels, pad mask
-or None), `counts(logits, labels, pad_mask)` -> int64 [len(count_names)], `score(counts)` -> dict whose first value is the better the
-higher, and `data_state(updates)` -> dict of JSON values that a checkpoint knows its data by; the last tensor of a batch holds
-the indices of its samples. See vision/task.py.
+or None), `counts(logits, labels, pad_mask)` -> int64 [len(count_names)], `score(counts)` -> dict whose first value is the
+higher, and `data_state(updates)` -> dict of JSON values that a checkpoint knows its data by; the last tensor of a batch
+holds the indices of its samples. See vision/task.py.
 """
 
 import contextlib

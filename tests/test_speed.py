@@ -7,7 +7,7 @@ import pytest
 from benchmarks import speed
 from rdrop_paddle import UserError
 from rdrop_paddle.config import BASE, load_config
-from rdrop_paddle.vision.model import with_numbers
+from rdrop_paddle.vision.architectures import with_numbers
 
 
 # 10^9 multiplications of a forward with 1000 classes, as timm's tables print them

@@ -5,8 +5,7 @@ projection is a setting of its own, and attention weights are never dropped. The
 else; loss and alpha live in loss.py.
 """
 
-import difflib
-from dataclasses import fields, replace
+from dataclasses import fields
 
 import paddle
 import paddle.nn.functional as F
@@ -15,17 +14,7 @@ from paddle.distributed.fleet.utils import recompute as recompute_in_backward
 
 from ..errors import UserError
 from ..layers import Dropout, LayerNorm, Linear
-
-ARCHITECTURES = {
-    "vit_ti16": dict(patch_size=16, embed_dim=192, depth=12, num_heads=3, mlp_ratio=4.0),
-    "vit_s16": dict(patch_size=16, embed_dim=384, depth=12, num_heads=6, mlp_ratio=4.0),
-    "vit_b16": dict(patch_size=16, embed_dim=768, depth=12, num_heads=12, mlp_ratio=4.0),
-    "vit_b32": dict(patch_size=32, embed_dim=768, depth=12, num_heads=12, mlp_ratio=4.0),
-    "vit_l16": dict(patch_size=16, embed_dim=1024, depth=24, num_heads=16, mlp_ratio=4.0),
-    "vit_l32": dict(patch_size=32, embed_dim=1024, depth=24, num_heads=16, mlp_ratio=4.0),
-    "vit_h14": dict(patch_size=14, embed_dim=1280, depth=32, num_heads=16, mlp_ratio=4.0),
-    "custom": {},
-}
+from .architectures import with_numbers
 
 
 def build_model(config):
@@ -41,23 +30,6 @@ def build_model(config):
         raise UserError(f"model.embed_dim {config.embed_dim} is no multiple of model.num_heads {config.num_heads}")
     settings = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in ("name", "weights")}
     return VisionTransformer(**settings)
-
-
-def with_numbers(config):
-    """The ModelConfig with the numbers of its name in the places that are None.
-
-    Raises:
-        UserError: an unknown name, or a number missing.
-    """
-    if config.name not in ARCHITECTURES:
-        near = difflib.get_close_matches(config.name, ARCHITECTURES, n=1, cutoff=0)[0]
-        raise UserError(f"model.name is {config.name!r}: did you mean {near}? Known: {', '.join(ARCHITECTURES)}")
-    known = ARCHITECTURES[config.name]
-    config = replace(config, **{key: number for key, number in known.items() if getattr(config, key) is None})
-    missing = [key for key in ARCHITECTURES["vit_b16"] if getattr(config, key) is None]
-    if missing:
-        raise UserError(f"model.name {config.name} has no {', '.join(missing)}: set model.{missing[0]}")
-    return config
 
 
 class VisionTransformer(nn.Layer):

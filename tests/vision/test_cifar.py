@@ -104,7 +104,7 @@ def test_images_are_decoded_once_and_mapped_from_then_on(small_cifar, tmp_path, 
 @pytest.mark.parametrize("name", ["images.npy", "labels.npy", "classes.json", "manifest.json"])
 def test_what_was_decoded_is_verified_and_written_anew_when_damaged(name, small_cifar, tmp_path):
     archive, path = small_cifar()
-    images, labels, class_names = cifar.read_decoded(archive, str(path), tmp_path, "train")
+    _, labels, class_names = cifar.read_decoded(archive, str(path), tmp_path, "train")
     (file,) = (tmp_path / "decoded").glob(f"*/{name}")
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1

@@ -1,0 +1,34 @@
+"""The numbers of the named Vision Transformers; to know them takes no Paddle."""
+
+import difflib
+from dataclasses import replace
+
+from ..errors import UserError
+
+ARCHITECTURES = {
+    "vit_ti16": dict(patch_size=16, embed_dim=192, depth=12, num_heads=3, mlp_ratio=4.0),
+    "vit_s16": dict(patch_size=16, embed_dim=384, depth=12, num_heads=6, mlp_ratio=4.0),
+    "vit_b16": dict(patch_size=16, embed_dim=768, depth=12, num_heads=12, mlp_ratio=4.0),
+    "vit_b32": dict(patch_size=32, embed_dim=768, depth=12, num_heads=12, mlp_ratio=4.0),
+    "vit_l16": dict(patch_size=16, embed_dim=1024, depth=24, num_heads=16, mlp_ratio=4.0),
+    "vit_l32": dict(patch_size=32, embed_dim=1024, depth=24, num_heads=16, mlp_ratio=4.0),
+    "vit_h14": dict(patch_size=14, embed_dim=1280, depth=32, num_heads=16, mlp_ratio=4.0),
+    "custom": {},
+}
+
+
+def with_numbers(config):
+    """The ModelConfig with the numbers of its name in the places that are None.
+
+    Raises:
+        UserError: an unknown name, or a number missing.
+    """
+    if config.name not in ARCHITECTURES:
+        near = difflib.get_close_matches(config.name, ARCHITECTURES, n=1, cutoff=0)[0]
+        raise UserError(f"model.name is {config.name!r}: did you mean {near}? Known: {', '.join(ARCHITECTURES)}")
+    known = ARCHITECTURES[config.name]
+    config = replace(config, **{key: number for key, number in known.items() if getattr(config, key) is None})
+    missing = [key for key in ARCHITECTURES["vit_b16"] if getattr(config, key) is None]
+    if missing:
+        raise UserError(f"model.name {config.name} has no {', '.join(missing)}: set model.{missing[0]}")
+    return config
