@@ -134,17 +134,17 @@ def load_config(path=BASE, overrides=()):
             contradict each other; the message names the place and, for a key, the nearest valid one.
     """
     merged = OmegaConf.structured(Config)
-    for source, layer in [(BASE, _read(BASE)), (path, _read(path)), *((o, _parse(o)) for o in overrides)]:
+    for source, layer in [(BASE, read_yaml(BASE)), (path, read_yaml(path)), *((o, _parse(o)) for o in overrides)]:
         try:
             merged = OmegaConf.merge(merged, layer)
         except ConfigKeyError as error:
             raise UserError(_unknown_key(source, error.full_key)) from None
         except (OmegaConfBaseException, TypeError, ValueError) as error:
-            raise UserError(_in_one_line(source, error)) from None
+            raise UserError(in_one_line(source, error)) from None
     try:
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise UserError(_in_one_line(path, error)) from None
+        raise UserError(in_one_line(path, error)) from None
     if config.train.amp == "False":
         config.train.amp = "off"  # YAML reads a bare off as false
     _check_ranges(config)
@@ -188,15 +188,16 @@ def check_ranks(train, ranks):
         raise UserError(f"train.sharding is {train.sharding} but there is one rank only: start several, or train.sharding=0")
 
 
-def _read(path):
+def read_yaml(path):
+    """A YAML mapping as an omegaconf one; raises a UserError when there is none to be read."""
     try:
         layer = OmegaConf.load(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the config {path}: {getattr(error, 'strerror', None) or error}") from None
     except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(_in_one_line(path, error)) from None
+        raise UserError(in_one_line(path, error)) from None
     if not OmegaConf.is_dict(layer):
-        raise UserError(f"{path}: a config is a YAML mapping such as 'train: {{steps: 300}}'")
+        raise UserError(f"{path}: not a YAML mapping such as 'train: {{steps: 300}}'")
     return layer
 
 
@@ -207,10 +208,11 @@ def _parse(override):
     try:
         return OmegaConf.from_dotlist([override])
     except (OmegaConfBaseException, yaml.YAMLError, TypeError, ValueError) as error:
-        raise UserError(_in_one_line(override, error)) from None
+        raise UserError(in_one_line(override, error)) from None
 
 
-def _in_one_line(source, error):
+def in_one_line(source, error):
+    """The text of a UserError for what omegaconf or yaml found wrong in `source`."""
     message = str(error).split("\n")[0].strip()
     key = getattr(error, "full_key", None)
     mark = getattr(error, "problem_mark", None)

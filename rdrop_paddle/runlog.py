@@ -21,7 +21,9 @@ from tqdm import tqdm
 
 from . import durable, ranks
 from .errors import UserError
+from .metrics import read_metrics
 
+CODE = ("rdrop_paddle", "tools", "configs")  # what a run's result depends on; results and pages may change beside it
 PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "numpy", "pillow", "visualdl", "omegaconf", "safetensors")
 
 
@@ -42,7 +44,7 @@ class RunLog:
 
         # a checkpoint is of before the evaluation of its update, with which a continued run begins
         kept = {"training": kept_updates, "evaluation": kept_updates - 1}
-        records = [r for r in _read_metrics(self.folder) if r["step"] <= kept["evaluation" if "split" in r else "training"]]
+        records = [r for r in read_metrics(self.folder) if r["step"] <= kept["evaluation" if "split" in r else "training"]]
         records = [r for r in records if not r.get("final")]
         with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -207,20 +209,13 @@ def environment(ranks, device):
 
 
 def _git_commit():
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    git = ["git", "-C", str(Path(__file__).resolve().parent.parent)]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *CODE]).returncode
     except (OSError, subprocess.CalledProcessError):
         return None  # not a checkout
-
-
-def _read_metrics(folder):
-    """The records so far; a last line that was cut when a run was killed is left out."""
-    path, records = folder / "metrics.jsonl", []
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
-        with contextlib.suppress(json.JSONDecodeError):
-            records.append(json.loads(line))
-    return records
+    return commit + ("-dirty" if changed else "")
 
 
 def _write_metrics(folder, records):

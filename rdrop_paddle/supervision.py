@@ -14,8 +14,8 @@ USER_ERROR = 2  # the exit status that no restart can help
 GIVEN = dict(os.environ)  # read before command_line.prepare_cpu sets threads for a process that is alone
 
 
-def command(script, config, overrides, ranks):
-    """The command that trains on this machine, alone or on several ranks under the launcher.
+def command(script, config, overrides, ranks, log_dir=None):
+    """The command that trains on this machine, alone or on several ranks under the launcher, which logs to `log_dir`.
 
     Raises:
         UserError: this process is itself one of the launcher's.
@@ -23,6 +23,7 @@ def command(script, config, overrides, ranks):
     if "PADDLE_TRAINER_ID" in GIVEN:
         raise UserError("--supervise starts the launcher itself: python tools/train.py --supervise 3 --ranks 2 -c CONFIG")
     launcher = ["-m", "paddle.distributed.launch", "--nproc_per_node", str(ranks)] if ranks > 1 else []
+    launcher += ["--log_dir", str(log_dir)] if launcher and log_dir else []
     return [sys.executable, *launcher, script, "-c", config, *(["-o", *overrides] if overrides else [])]
 
 
@@ -68,10 +69,10 @@ class Child:
         for number, handler in self._former.items():
             signal.signal(number, handler)
 
-    def run(self, command):
-        """The exit status, as a shell gives it."""
+    def run(self, command, **options):
+        """The exit status, as a shell gives it; `options` are Popen's."""
         # in a session of its own, so that Ctrl-C reaches it once: the launcher takes a second signal for impatience
-        self._process = subprocess.Popen(list(map(str, command)), env=GIVEN, start_new_session=True)
+        self._process = subprocess.Popen(list(map(str, command)), env=GIVEN, start_new_session=True, **options)
         if self.stopping.is_set():  # by a signal that came before there was a process to hand it to
             self._process.terminate()
         status = self._process.wait()

@@ -22,7 +22,7 @@ from resume_worker import outcome
 
 from rdrop_paddle import checkpoint, durable
 from rdrop_paddle.config import BASE
-from rdrop_paddle.runlog import _read_metrics
+from rdrop_paddle.metrics import read_metrics
 
 SAVE_EVERY = 2
 IN_START_UP = 0.2  # share of the kills that come while the process starts or restores
@@ -99,7 +99,7 @@ def updates_lost(folder):
         assert durable.fault(folder / "checkpoints" / pointer.read_text().strip()) is None
     newest = checkpoint.latest(folder)
     saved = checkpoint.load_state(newest)["update"] if newest else 0
-    made = max([0, *(record["step"] for record in _read_metrics(folder))])
+    made = max([0, *(record["step"] for record in read_metrics(folder))])
     assert made - saved <= SAVE_EVERY, (made, saved)
     return made - saved
 

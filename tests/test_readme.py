@@ -8,7 +8,7 @@ import statistics
 import pytest
 from conftest import ROOT
 
-from rdrop_paddle import load_config
+from rdrop_paddle import comparisons, experiments, load_config, published
 from rdrop_paddle.config import BASE
 
 README = (ROOT / "README.md").read_text()
@@ -70,6 +70,15 @@ def test_the_quickstarts_numbers_are_those_of_its_five_runs():
     for arm, values in accuracy.items():
         assert f"| {statistics.mean(values):.2f} +- {statistics.stdev(values):.2f} " in README, arm
     assert f"{mean:+.2f} points (95 % interval {mean - half:+.2f} to {mean + half:+.2f})" in README
+
+
+def test_the_cifar_results_are_those_of_the_published_runs(monkeypatch):
+    monkeypatch.chdir(ROOT)  # a table's paths are relative to it
+    table = experiments.load_table("results/cifar100/experiments.yaml")
+    published.check(table)
+    assert published.csv_text(table) == (ROOT / "results" / "cifar100" / "runs.csv").read_text()
+    for line in comparisons.summary(table).splitlines():
+        assert line in README.splitlines(), line
 
 
 SPEED = ROOT / "results" / "speed"

@@ -1,0 +1,34 @@
+"""Train what is missing of a table of runs, one after the other, and publish each beside the table; finished ones are skipped.
+
+    python tools/run_experiments.py results/cifar100/experiments.yaml
+    python tools/run_experiments.py results/cifar100/experiments.yaml --only 'few_*'
+    python tools/run_experiments.py results/cifar100/experiments.yaml --summary
+
+After Ctrl-C, SIGTERM or a power cut the same command goes on from the last checkpoint. The table's format is that of
+rdrop_paddle/experiments.py; run folders are in output/experiments/, where a run is followed with `tail -f <run>/train.log`.
+Exit status: 0 when nothing is missing, 1 when a run failed or a signal ended this, 2 for bad usage or a bad table.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from rdrop_paddle import command_line, comparisons, experiments
+
+
+def main():
+    arguments = command_line.parser(__doc__)
+    arguments.add_argument("table", help="YAML file")
+    arguments.add_argument("--only", default="*", metavar="PATTERN", help="runs to start, e.g. 'few_*' or '*_seed0'")
+    arguments.add_argument("--summary", action="store_true", help="only print the README's tables of what is published")
+    options = arguments.parse_args()
+    table = experiments.load_table(options.table)
+    if options.summary:
+        print(comparisons.summary(table))
+        return 0
+    return experiments.run_missing(table, Path(__file__).with_name("train.py"), options.only)
+
+
+if __name__ == "__main__":
+    command_line.run(main)
