@@ -4,8 +4,6 @@ A log is {tag: [(step, value), ...]} in the order of writing. The tags are Visua
 Logs of other projects may hold several values of one tag at one step, one of each rank: they count as the values of a run do.
 """
 
-import contextlib
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import UserError
+from .metrics import read_metrics
 
 VISUALDL = "vdlrecords.*.log"
 
@@ -39,32 +38,30 @@ def read_log(path):
     path = Path(path)
     if not path.exists():
         raise UserError(f"there is no {path}: give a run folder, or a VisualDL log")
-    metrics = path / "metrics.jsonl"
     files = [path] if path.is_file() else sorted([*path.glob(VISUALDL), *path.glob(f"vdl/{VISUALDL}")])
-    if not metrics.exists() and not files:
+    metrics = (path / "metrics.jsonl").exists()
+    if not metrics and not files:
         raise UserError(f"{path} holds neither metrics.jsonl nor a VisualDL log ({VISUALDL}, or vdl/{VISUALDL})")
-    log = _read_metrics(metrics) if metrics.exists() else _read_visualdl(files)
+    log = _of_metrics(path) if metrics else _of_visualdl(files)
     if not log:
         raise UserError(f"the log in {path} holds no scalar")
     return log
 
 
-def _read_metrics(path):
+def _of_metrics(folder):
     log = defaultdict(list)
-    for line in path.read_text(errors="replace").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):  # a run that was killed may have left half a line
-            record = json.loads(line)
-            if not isinstance(record, dict) or "step" not in record:
-                raise UserError(f"{path} is no metrics.jsonl of a run here: a line of it has no step")
-            if record.get("final") and record["split"] == "val":
-                continue  # of the best weights, which are of an earlier update
-            for name, value in record.items():
-                if name not in ("step", "split", "final") and value is not None:
-                    log[f"{record.get('split', 'train')}/{name}"].append((record["step"], value))
+    for record in read_metrics(folder):
+        if not isinstance(record, dict) or "step" not in record:
+            raise UserError(f"metrics.jsonl in {folder} is not of a run here: a line of it has no step")
+        if record.get("final") and record["split"] == "val":
+            continue  # of the best weights, which are of an earlier update
+        for name, value in record.items():
+            if name not in ("step", "split", "final") and value is not None:
+                log[f"{record.get('split', 'train')}/{name}"].append((record["step"], value))
     return dict(log)
 
 
-def _read_visualdl(paths):
+def _of_visualdl(paths):
     from visualdl import LogReader  # takes a second to import, which metrics.jsonl can do without
 
     log = defaultdict(list)

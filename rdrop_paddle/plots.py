@@ -191,7 +191,7 @@ def read_runs(path, names):
 def _run(row):
     return Run(
         split=row["split"],
-        accuracy=100 * float(row["accuracy"]),
+        accuracy=100 * int(row["correct"]) / int(row["total"]),
         alpha=float(row["alpha"]),
         passes=int(row["passes"]),
         shared_blocks=int(row["shared_blocks"]),

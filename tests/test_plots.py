@@ -14,7 +14,7 @@ from rdrop_paddle.curves import read_log
 from rdrop_paddle.vision import predictions
 
 RUNS = ROOT / "results" / "digits_quickstart"
-COLUMNS = "name,status,split,accuracy,alpha,passes,shared_blocks,milliseconds_per_update".split(",")
+COLUMNS = ["name", "status", "split", "correct", "total", "alpha", "passes", "shared_blocks", "milliseconds_per_update"]
 
 
 @pytest.fixture
@@ -36,14 +36,14 @@ def plot(tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def table(tmp_path):
     """A runs.csv: a baseline, three values of alpha of three seeds each, one of which failed, and a trial."""
-    rows = [["base", "finished", "test", 0.5 + 0.01 * seed, 0, 1, 0, 100 + seed] for seed in range(3)]
+    rows = [["base", "finished", "test", 500 + 10 * seed, 1000, 0, 1, 0, 100 + seed] for seed in range(3)]
     for alpha, shared in ((0, 0), (1, 0), (4, 4)):
         rows += [
-            [f"rdrop{alpha}", "finished", "test", 0.52 + 0.02 * seed + 0.01 * alpha, alpha, 2, shared, 180 - 10 * shared]
+            [f"rdrop{alpha}", "finished", "test", 520 + 20 * seed + 10 * alpha, 1000, alpha, 2, shared, 180 - 10 * shared]
             for seed in range(3)
         ]
-    rows += [["rdrop1", "failed", "test", "", 1, 2, 0, ""], ["trial", "finished", "val", 0.6, 1, 2, 0, 180]]
-    rows += [["broken", "failed", "test", "", 9, 2, 0, ""]]
+    rows += [["rdrop1", "failed", "test", "", "", 1, 2, 0, ""], ["trial", "finished", "val", 60, 100, 1, 2, 0, 180]]
+    rows += [["broken", "failed", "test", "", "", 9, 2, 0, ""]]
     path = tmp_path / "runs.csv"
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
