@@ -8,7 +8,7 @@ from itertools import pairwise, product
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea
-from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Rectangle
+from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Polygon, Rectangle
 
 from .plots import BLUE, GREEN, VERMILLION, styled
 
@@ -20,32 +20,34 @@ P, Q = (0.06, 0.13, 0.52, 0.18, 0.07, 0.04), (0.10, 0.08, 0.38, 0.30, 0.04, 0.10
 
 @styled
 def method_figure():
-    figure = Figure(figsize=(8.5, 3.6))
-    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 17), ylim=(0, 7.2))
+    figure = Figure(figsize=(8.5, 4))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 17), ylim=(-0.8, 7.2))
     axes.set_axis_off()
-    _batch(axes, 0.5, MIDDLE)
-    _arrow(axes, (1.75, MIDDLE), (2.4, MIDDLE))
-    _box(axes, 3.2, MIDDLE, 1.6, 1.3, INK, "embedding\n" + r"$1\times$")
+    _batch(axes, 0.3, MIDDLE)
+    _arrow(axes, (1.65, MIDDLE), (2.15, MIDDLE))
+    _box(axes, 3.2, MIDDLE, 1.9, 1.3, INK, "embedding\n" + r"$1\times$")
     for height, dropped, mask, colour, chances, letter in (
         (UPPER, DROPPED[0], "m_1", BLUE, P, "P"),
         (LOWER, DROPPED[1], "m_2", VERMILLION, Q, "Q"),
     ):
-        _arrow(axes, (4.05, MIDDLE), (5.1, height))
-        _network(axes, 5.2, height, dropped, colour)
         side = 1 if height == UPPER else -1
+        _arrow(axes, (4.25, MIDDLE + side * 0.1), (5.1, height))
+        _network(axes, 5.2, height, dropped, colour)
         axes.text(6.9, height + side * 1.32, rf"dropout mask ${mask}$", color=colour, ha="center", va="center")
         _arrow(axes, (8.7, height), (9.6, height))
         _distribution(axes, 9.7, height, chances, colour)
         axes.text(10.6, height + side * 1.32, rf"${letter}$", color=colour, ha="center", va="center", fontsize=13)
-        _arrow(axes, (11.6, height), (12.5, height))
-        _box(axes, 13.7, height, 2.2, 0.9, colour, rf"$\mathrm{{CE}}({letter},\, y)$")
-        _arrow(axes, (14.9, height), (15.83, MIDDLE + side * 0.42))
-        _arrow(axes, (11.6, height - side * 0.5), (12.42, MIDDLE + side * 0.12))
+        _arrow(axes, (11.6, height), (12.3, height))
+        _box(axes, 13.4, height, 2, 0.9, colour, rf"$\mathrm{{CE}}({letter},\, y)$")
+        _arrow(axes, (14.5, height - side * 0.1), (15.95, MIDDLE + side * 0.5))
+        axes.text(15.45, MIDDLE + side * 1.25, r"$\frac{1}{2}$", color=colour, ha="center", va="center", fontsize=13)
+        _arrow(axes, (11.6, height - side * 0.55), (12.2, MIDDLE + side * 0.35))
     _arrow(axes, (6.9, UPPER - 1.05), (6.9, LOWER + 1.05), style="<|-|>", colour=PALE)
     axes.text(7.15, MIDDLE, r"same weights $\theta$", va="center", color=INK)
-    _box(axes, 13.7, MIDDLE, 2.4, 0.9, GREEN, r"$\mathrm{KL}(P, Q)$")
-    _arrow(axes, (15.0, MIDDLE), (15.6, MIDDLE))
-    _box(axes, 16.1, MIDDLE, 0.8, 0.8, INK, r"$\mathcal{L}$")
+    _box(axes, 13.4, MIDDLE, 2.2, 1.3, GREEN, "$\\mathrm{KL}(P\\,\\Vert\\,Q)$\n" + r"$+\;\mathrm{KL}(Q\,\Vert\,P)$")
+    _arrow(axes, (14.6, MIDDLE), (15.65, MIDDLE))
+    axes.text(15.1, MIDDLE + 0.35, r"$\frac{\alpha}{2}$", color=GREEN, ha="center", va="center", fontsize=13)
+    _box(axes, 16.2, MIDDLE, 0.9, 0.9, INK, r"$\mathcal{L}$")
     _formula(axes)
     return figure
 
@@ -73,14 +75,14 @@ def _arrow(axes, start, end, style="-|>", colour=INK):
 
 
 def _batch(axes, x, y):
-    """Images behind one another, the first with a motif of a few pixels."""
+    """Images behind one another, the first with a hill and a sun."""
     for behind in (2, 1, 0):
         corner = (x + 0.13 * behind, y - 0.5 + 0.13 * behind)
         axes.add_patch(Rectangle(corner, 1, 1, facecolor="white", edgecolor=INK, linewidth=1))
-    for row, column in product(range(4), range(4)):
-        shade = ("#F2F2F2", "#D9D9D9", "#9A9A9A", "#5E5E5E")[(3 * row + 2 * column + row * column) % 4]
-        axes.add_patch(Rectangle((x + column / 4, y - 0.5 + row / 4), 0.25, 0.25, facecolor=shade, linewidth=0))
-    axes.text(x + 0.55, y - 0.95, r"$x$", ha="center", va="center", color=INK, fontsize=13)
+    hills = [(x, y - 0.5), (x, y - 0.2), (x + 0.3, y + 0.1), (x + 0.5, y - 0.1), (x + 0.7, y + 0.05), (x + 1, y - 0.3)]
+    axes.add_patch(Polygon([*hills, (x + 1, y - 0.5)], facecolor="#8A8A8A", edgecolor=INK, linewidth=1))
+    axes.add_patch(Circle((x + 0.72, y + 0.26), 0.11, facecolor="#C8C8C8", edgecolor=INK, linewidth=1))
+    axes.text(x + 0.5, y - 0.95, r"$x$", ha="center", va="center", color=INK, fontsize=13)
 
 
 def _network(axes, x, y, dropped, colour):

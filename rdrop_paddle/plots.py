@@ -10,15 +10,14 @@ from dataclasses import dataclass
 import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullLocator
 
 from .curves import curve
 from .errors import UserError
 
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
-PANELS = {"training loss": ("train/loss", "train/ce"), "accuracy": ("val/accuracy", "test/accuracy")}
-IN_WORDS = {"train/loss": "loss", "train/ce": "of it cross entropy", "val/accuracy": "held-out", "test/accuracy": "test"}
+PANELS = {"training loss, nats": ("train/loss", "train/ce"), "accuracy": ("val/accuracy", "test/accuracy")}
+IN_WORDS = {"train/loss": "loss", "train/ce": "cross entropy alone", "val/accuracy": "held-out", "test/accuracy": "test"}
 SPLITS = {"test": "test accuracy, %", "val": "held-out accuracy, %"}
 STYLE = {
     "savefig.dpi": 200,
@@ -30,7 +29,7 @@ STYLE = {
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
     "grid.color": "#E4E4E4",
-    "legend.frameon": False,
+    "legend.edgecolor": "none",
     "legend.fontsize": 8.5,
     "legend.title_fontsize": 8.5,
     "mathtext.fontset": "stix",
@@ -86,7 +85,8 @@ def _draw_panel(axes, arms, panel, title):
             else:
                 runs_in_words = f" ({runs} runs)" if runs > 1 and tag == panel[0] else ""
                 axes.plot(one.steps, one.mean, "-" if tag == panel[0] else ":", color=colour, label=label + runs_in_words)
-                axes.fill_between(one.steps, one.low, one.high, color=colour, alpha=0.2, linewidth=0)
+                if tag == panel[0]:  # a second band would hide the first
+                    axes.fill_between(one.steps, one.low, one.high, color=colour, alpha=0.2, linewidth=0)
     axes.set_xlabel("update")
     axes.set_ylabel(title + (", %" if percent else ""))
     spread = any((one.high > one.low).any() for one in found)
@@ -103,7 +103,7 @@ def _curves(logs, panel):
 
 def _draw_point(axes, one, label, colour, shift):
     mean, low, high = one.mean[0], one.low[0], one.high[0]
-    in_words = f"{label} {mean:.4g}" + (f" ({low:.4g} to {high:.4g})" if high > low else "")
+    in_words = f"{label} {mean:.2f}" + (f" ({low:.2f} to {high:.2f})" if high > low else "")
     axes.errorbar(
         one.steps * shift, mean, [[mean - low], [high - mean]], fmt="D", color=colour, markersize=4, capsize=3, label=in_words
     )
@@ -119,28 +119,33 @@ def evaluation_figure(found, named=5, pairs=10):
     """
     figure = Figure(figsize=(8.5, 4.1), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1.2, 1])
-    total = len(found.labels)
-    left.set_title(f"accuracy {100 * found.correct / total:.2f} % ({found.correct}/{total})", fontweight="bold")
+    total, mean = len(found.labels), 100 * found.correct / len(found.labels)
+    left.set_title(f"accuracy {mean:.2f} % ({found.correct}/{total})", fontweight="bold")
     accuracies = 100 * found.class_accuracies()
     order = np.argsort(accuracies, kind="stable")[: np.isfinite(accuracies).sum()]  # NaN comes last
     left.plot(np.arange(1, len(order) + 1), accuracies[order], "o", color=BLUE, markersize=3.5)
-    left.axhline(100 * found.correct / total, color=VERMILLION, linewidth=1, linestyle="--", label="all images")
+    left.axhline(mean, color=VERMILLION, linewidth=1, linestyle="--")
+    below = dict(xycoords=("axes fraction", "data"), xytext=(0, -3), textcoords="offset points", ha="right", va="top")
+    left.annotate("all images", (0.99, mean), color=VERMILLION, fontsize=8.5, **below)
     for title, classes, x, y, align in (
         ("worst", order[:named], 0.03, 0.98, "left"),
-        ("best", order[::-1][:named], 0.99, 0.1, "right"),
+        ("best", order[::-1][:named], 0.99, 0.02, "right"),
     ):
-        lines = [f"{found.class_names[number]} {accuracies[number]:.0f}" for number in classes]
+        lines = [f"{_readable(found, number)} {accuracies[number]:.0f}" for number in classes]
         vertical = "top" if align == "left" else "bottom"
         left.text(x, y, "\n".join([f"{title}, %", *lines]), transform=left.transAxes, ha=align, va=vertical, fontsize=8.5)
-    left.set_xlabel("classes, sorted")
+    left.set_xlabel("classes, sorted by their accuracy")
     left.set_ylabel("accuracy of a class, %")
-    left.legend(loc="lower center")
     _draw_pairs(right, found, found.confused_pairs(pairs))
     return figure
 
 
+def _readable(found, number):
+    return found.class_names[number].replace("_", " ")
+
+
 def _draw_pairs(axes, found, confused):
-    names = [f"{found.class_names[label]} → {found.class_names[predicted]}" for label, predicted, _ in confused]
+    names = [f"{_readable(found, label)} → {_readable(found, predicted)}" for label, predicted, _ in confused]
     bars = axes.barh(np.arange(len(confused)), [count for _, _, count in confused], color=SKY, height=0.7)
     axes.bar_label(bars, padding=2, fontsize=8.5)
     axes.set_yticks(np.arange(len(confused)), names, fontsize=8.5)
@@ -148,7 +153,7 @@ def _draw_pairs(axes, found, confused):
     axes.grid(False)
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.tick_params(left=False, bottom=False, labelbottom=False)
-    axes.set_title("most confused: true → predicted, images")
+    axes.set_title("most confused: true → predicted, images", loc="right")
 
 
 @dataclass(frozen=True)
@@ -214,7 +219,11 @@ def alpha_figure(groups, baseline):
     alphas = sorted(by_alpha)
     spread = [[run.accuracy for run in by_alpha[alpha]] for alpha in alphas]
     axes.plot(
-        alphas, [np.mean(values) for values in spread], "o-", color=VERMILLION, label=f"R-Drop, mean of {_seeds(*spread)}"
+        alphas,
+        [np.mean(values) for values in spread],
+        "o-",
+        color=VERMILLION,
+        label=f"R-Drop, mean and range of {_seeds(*spread)}",
     )
     for alpha, values in zip(alphas, spread):
         axes.plot([alpha] * len(values), values, "o", color=VERMILLION, markersize=3, alpha=0.6)
@@ -224,9 +233,8 @@ def alpha_figure(groups, baseline):
         axes.set_xscale("symlog", linthresh=min(positive, default=1), linscale=0.5)
     else:
         axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(alphas))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.set_xticks(alphas, [f"{alpha:g}" if alpha else "0\n(no KL)" for alpha in alphas])
+    axes.minorticks_off()
     axes.set_xlabel(r"$\alpha$, weight of the KL divergence of an image")
     axes.set_ylabel(SPLITS[groups[baseline][0].split])
     axes.legend()
@@ -243,18 +251,21 @@ def cost_figure(groups):
     """Accuracy against the time of an update, a dot for each run and a cross of ranges for each group, see read_runs."""
     figure = Figure(figsize=(6.5, 4), layout="constrained")
     axes = figure.subplots()
-    for number, runs in enumerate(groups.values()):
-        colour = COLOURS[number % len(COLOURS)]
+    for runs, colour in zip(groups.values(), COLOURS * len(groups)):
         times, accuracies = (np.asarray([getattr(run, key) for run in runs]) for key in ("milliseconds", "accuracy"))
         axes.plot(times, accuracies, "o", color=colour, markersize=3, alpha=0.6)
         reach = [[[values.mean() - values.min()], [values.max() - values.mean()]] for values in (accuracies, times)]
-        axes.errorbar(times.mean(), accuracies.mean(), *reach, fmt="D", color=colour, capsize=3)
-        axes.annotate(_in_words(runs[0]), (times.mean(), accuracies.mean()), (8, 8), textcoords="offset points", color=colour)
-    axes.set_xlim(left=0)
-    axes.margins(x=0.25)
+        axes.errorbar(times.mean(), accuracies.mean(), *reach, fmt="D", color=colour, capsize=3, label=_in_words(runs[0]))
+    axes.set_xlim(0, 1.08 * axes.get_xlim()[1])
     axes.set_xlabel("time of an update, ms (median of a run)")
     axes.set_ylabel(SPLITS[next(iter(groups.values()))[0].split])
-    axes.set_title(f"mean and range (min to max) of {_seeds(*groups.values())}")
+    axes.legend(title=f"mean and range of {_seeds(*groups.values())}", alignment="left")
+    baseline = [run.milliseconds for runs in groups.values() for run in runs if run.passes == 1]
+    if baseline:
+        unit = np.mean(baseline)
+        top = axes.secondary_xaxis("top", functions=(lambda time: time / unit, lambda updates: updates * unit))
+        top.set_xlabel("time in updates of the baseline")
+        top.spines["top"].set_visible(True)
     return figure
 
 

@@ -86,7 +86,7 @@ def test_one_two_and_three_ranks_count_each_test_image_once(run_tool, tiny_overr
         rows = list(csv.DictReader(file))
     assert [int(row["index"]) for row in rows] == list(range(719))
     assert sum(row["label"] == row["prediction"] for row in rows) == int(correct)
-    assert len({row["prediction"] for row in rows}) > 2  # or their order would be no matter
+    assert len({row["prediction"] for row in rows}) > 1  # or their order would be no matter
 
 
 @pytest.mark.launcher
