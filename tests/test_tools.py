@@ -1,5 +1,6 @@
 """The tools as a user runs them: real processes, the real launcher, exit statuses and last lines."""
 
+import csv
 import gzip
 import json
 import os
@@ -73,11 +74,19 @@ def test_train_then_evaluate_then_resume(run_tool, tiny_overrides, tmp_path):
 
 
 @pytest.mark.launcher
-def test_one_two_and_three_ranks_count_each_test_image_once(run_tool, tiny_overrides, weights):
+def test_one_two_and_three_ranks_count_each_test_image_once(run_tool, tiny_overrides, weights, tmp_path):
     arguments = ("eval.py", "-c", BASE, "--weights", weights, "-o", *tiny_overrides)
-    lines = {ranks: last_line(run_tool(*arguments, ranks=ranks)) for ranks in (0, 2, 3)}
+    lines, files = {}, [tmp_path / f"predictions{ranks}.csv" for ranks in (0, 2, 3)]
+    for ranks, file in zip((0, 2, 3), files):
+        lines[ranks] = last_line(run_tool(*arguments, "--predictions", file, ranks=ranks))
     assert len(set(lines.values())) == 1, lines
-    assert LAST_LINE.fullmatch(lines[0]).group(3) == "719"
+    _, correct, total, *_ = LAST_LINE.fullmatch(lines[0]).groups()
+    assert total == "719" and len({file.read_bytes() for file in files}) == 1
+    with files[0].open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["index"]) for row in rows] == list(range(719))
+    assert sum(row["label"] == row["prediction"] for row in rows) == int(correct)
+    assert len({row["prediction"] for row in rows}) > 1  # or their order would be no matter
 
 
 @pytest.mark.launcher

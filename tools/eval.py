@@ -1,7 +1,7 @@
 """Evaluate weights; the last line is `accuracy 0.9348 (9348/10000) target 0.9329 PASS`.
 
     python tools/eval.py -c configs/vit_ti16_cifar100_rdrop.yaml --weights output/vit_ti16_cifar100_rdrop/best.safetensors
-    python -m paddle.distributed.launch --nproc_per_node 2 tools/eval.py -c CONFIG --weights FILE
+    python -m paddle.distributed.launch --nproc_per_node 2 tools/eval.py -c CONFIG --weights FILE --predictions predictions.csv
 
 Exit status: 0 at or above eval.target_accuracy, or without one; 1 below; 2 for bad usage, config, data or weights.
 """
@@ -20,13 +20,16 @@ def main():
     arguments.add_argument("--weights", required=True, help="weight file, or a bare name under RDROP_DATA")
     arguments.add_argument("--sha256", help="what the weight file's must be")
     arguments.add_argument("--json", metavar="FILE", help="write the result there too")
+    arguments.add_argument("--predictions", metavar="FILE", help="write the answer for each image there, as CSV")
     options = arguments.parse_args()
     config = load_config(options.config, options.override)
-    if options.json:  # not after minutes of evaluation
-        command_line.check_writable("--json", options.json)
+    for option, path in (("--json", options.json), ("--predictions", options.predictions)):
+        if path:  # not after minutes of evaluation
+            command_line.check_writable(option, path)
 
     from rdrop_paddle import engine, load_weights, ranks
     from rdrop_paddle.vision.data import data_root
+    from rdrop_paddle.vision.predictions import Recorder
     from rdrop_paddle.vision.task import ImageClassification
     from rdrop_paddle.vision.weights import find_weights
 
@@ -35,7 +38,10 @@ def main():
     report = load_weights(task.model, find_weights(options.weights, data_root()), sha256=options.sha256)
     if rank == 0:
         print(report, flush=True)
+    task = Recorder(task) if options.predictions else task
     score = engine.evaluate(task, config.eval.split)
+    if options.predictions:
+        task.write(options.predictions, config.eval.split)
     target = config.eval.target_accuracy
     passed = target is None or score["accuracy"] >= target
     if rank > 0:

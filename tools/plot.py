@@ -1,0 +1,81 @@
+"""Draw a figure as PNG: the curves of runs, an evaluation, accuracy against alpha or cost, or the method.
+
+    python tools/plot.py log --arm baseline results/cifar100/full_baseline_seed* --arm R-Drop results/cifar100/full_rdrop_seed*
+    python tools/plot.py log --arm theirs downloads/vdlrecords.1650000000.log --tag train/loss eval/acc
+    python tools/plot.py test results/vit_ti16_cifar100_rdrop/predictions.csv
+    python tools/plot.py alpha results/cifar100/runs.csv --baseline few_baseline --runs few_rdrop few_rdrop_alpha4
+    python tools/plot.py cost results/cifar100/runs.csv --runs few_baseline few_rdrop few_shared4 few_shared8
+    python tools/plot.py method
+
+They go to images/<name>.png, or to -o FILE. A run is its folder (metrics.jsonl), or any VisualDL log; predictions.csv is of
+`tools/eval.py --predictions`, runs.csv of tools/run_experiments.py.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from rdrop_paddle import UserError, command_line
+
+FIGURES = {"log": "curves of runs over the updates", "test": "predictions: accuracy by class, confused pairs"}
+FIGURES |= {"alpha": "accuracy against alpha", "cost": "accuracy against milliseconds per update", "method": "what R-Drop does"}
+
+
+def parser():
+    arguments = command_line.parser(__doc__)
+    subparsers = arguments.add_subparsers(dest="figure", required=True, metavar="FIGURE")
+    figures = {name: subparsers.add_parser(name, help=words, description=words) for name, words in FIGURES.items()}
+    figures["log"].add_argument(
+        "--arm", nargs="+", action="append", required=True, metavar="NAME RUN ...", help="runs of an arm"
+    )
+    figures["log"].add_argument("--tag", nargs="+", help="of the logs, a panel each (default: training loss and accuracy)")
+    figures["test"].add_argument("predictions", help="CSV file of tools/eval.py --predictions")
+    for name in ("alpha", "cost"):
+        figures[name].add_argument("table", help="runs.csv")
+        figures[name].add_argument("--runs", nargs="+", required=True, metavar="NAME", help="names of the runs, without seeds")
+    figures["alpha"].add_argument("--baseline", required=True, metavar="NAME", help="name of the baseline's runs")
+    for name, figure in figures.items():
+        figure.add_argument("-o", "--output", default=ROOT / "images" / f"{name}.png", help=f"default: images/{name}.png")
+    return arguments
+
+
+def main():
+    options = parser().parse_args()
+
+    from rdrop_paddle import drawing, plots
+    from rdrop_paddle.vision import predictions
+
+    if options.figure == "log":
+        figure = plots.log_figure(read_arms(options.arm), options.tag)
+    elif options.figure == "test":
+        figure = plots.evaluation_figure(predictions.read(options.predictions))
+    elif options.figure == "alpha":
+        figure = plots.alpha_figure(plots.read_runs(options.table, [options.baseline, *options.runs]), options.baseline)
+    elif options.figure == "cost":
+        figure = plots.cost_figure(plots.read_runs(options.table, options.runs))
+    else:
+        figure = drawing.method_figure()
+    plots.save(figure, options.output)
+    print(f"wrote {options.output}")
+    return 0
+
+
+def read_arms(given):
+    """{name: {path: log}}; tells of steps that hold several values."""
+    from rdrop_paddle import curves
+
+    arms = {}
+    for name, *paths in given:
+        if not paths or name in arms:
+            raise UserError(f"--arm {name}: give each arm a name of its own and then its runs")
+        arms[name] = {path: curves.read_log(path) for path in paths}
+        for path, log in arms[name].items():
+            for tag, (repeated, steps, most) in curves.repeated_steps(log).items():
+                print(f"{path}: {tag} holds up to {most} values a step at {repeated} of {steps} steps: drawn as mean and range")
+    return arms
+
+
+if __name__ == "__main__":
+    command_line.run(main)
