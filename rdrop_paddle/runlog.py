@@ -113,10 +113,10 @@ class RunLog:
                 os.fsync(self._metrics.fileno())
 
     def image_grid(self, images):
-        """A square grid of training images after augmentation, uint8 [side * side, H, W, 3]."""
+        """The largest square grid of training images after augmentation, uint8 [N, H, W, 3]; a small data set has few."""
         if self._writes:
             side = int(len(images) ** 0.5)
-            rows = images.reshape(side, side, *images.shape[1:])
+            rows = images[: side * side].reshape(side, side, *images.shape[1:])
             grid = np.concatenate(np.concatenate(rows, axis=1), axis=1)  # [side*H, side*W, 3]
             self._vdl.add_image("train/augmented", grid, step=0)
 

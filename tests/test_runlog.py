@@ -35,7 +35,7 @@ def test_the_run_folder_describes_the_run(tiny_config):
 
 def test_visualdl_shows_scalars_images_and_hyper_parameters(tiny_config):
     with RunLog(tiny_config()) as log:
-        log.image_grid(np.random.default_rng(0).integers(0, 255, [4, 8, 8, 3], dtype="uint8"))
+        log.image_grid(np.random.default_rng(0).integers(0, 255, [5, 8, 8, 3], dtype="uint8"))  # one is left over
         log.training(1, **VALUES)
         log.training(2, **VALUES | {"loss": 1.5})
         log.evaluation(3, "val", {"accuracy": 0.5, "correct": 1, "total": 2})

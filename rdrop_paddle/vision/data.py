@@ -102,7 +102,7 @@ def _official_images(config, part):
         return _all_of(*cifar.read_decoded(archive, config.path, data_root(), part))
     if config.name == "digits":
         return _digits(part)
-    return _image_folder(Path(config.path).expanduser(), "train" if part == "train" else "val")
+    return _image_folder(config.path, "train" if part == "train" else "val")
 
 
 def _all_of(source, labels, class_names):
@@ -120,22 +120,35 @@ def _digits(part):
     return _all_of(np.repeat(grey[..., None], 3, axis=-1), digits.target[chosen].astype("int64"), [str(n) for n in range(10)])
 
 
-def _image_folder(root, part):
+def _image_folder(path, part):
+    """The images of `path`/train or `path`/val; hidden files and folders (.ipynb_checkpoints, ._1.jpg) are none."""
+    if not path:
+        raise UserError("data.path is empty: set data.path=FOLDER, with train/<class>/*.jpg and val/<class>/*.jpg in it")
+    root = Path(path).expanduser()
     train = root / "train"
-    if not train.is_dir() or not (root / part).is_dir():
+    if not train.is_dir():
         raise UserError(f"data.path {root}: an image folder needs train/<class>/*.jpg and val/<class>/*.jpg in it")
-    class_names = sorted(p.name for p in train.iterdir() if p.is_dir())
-    unknown = sorted({p.name for p in (root / part).iterdir() if p.is_dir()} - set(class_names))
+    if not (root / part).is_dir():
+        raise UserError(f"data.path {root}: no {part}/<class>/*.jpg to test on; eval.split=val tests on what train/ holds out")
+    class_names = _class_folders(train)
+    unknown = sorted(set(_class_folders(root / part)) - set(class_names))
     if unknown:
         raise UserError(f"{root / part / unknown[0]}: no such class in {train}")
-    files, labels = [], []
-    for label, name in enumerate(class_names):
-        found = sorted(p for p in (root / part / name).glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        files += found
-        labels += [label] * len(found)
-    if not files:
+    files = [_image_files(root / part / name) for name in class_names]
+    if not any(files):
         raise UserError(f"{root / part}: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in its class folders")
-    return _all_of(np.asarray(files, dtype=object), np.asarray(labels, dtype="int64"), class_names)
+    if part == "train" and not all(files):
+        raise UserError(f"{train / class_names[files.index([])]}: no images of this class to train on; remove the folder")
+    labels = np.repeat(np.arange(len(files)), [len(found) for found in files])
+    return _all_of(np.asarray([path for found in files for path in found], dtype=object), labels, class_names)
+
+
+def _class_folders(train):
+    return sorted(path.name for path in train.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _image_files(folder):
+    return sorted(p for p in folder.glob("[!.]*") if p.suffix.lower() in IMAGE_SUFFIXES)
 
 
 class ArrayDataset:

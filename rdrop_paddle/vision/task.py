@@ -50,7 +50,7 @@ class ImageClassification:
             images = self._images[split]
             if len(images.class_names) != self.config.model.classes:
                 raise UserError(
-                    f"model.classes is {self.config.model.classes} but {self.config.data.name} has "
+                    f"model.classes is {self.config.model.classes} but {self.config.data.path or self.config.data.name} has "
                     f"{len(images.class_names)} classes: set model.classes={len(images.class_names)}"
                 )
         return self._images[split]

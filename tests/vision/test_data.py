@@ -242,11 +242,42 @@ def test_faults_of_an_image_folder_are_named(image_folder, tiny_config, tmp_path
     (image_folder / "val" / "horse").mkdir()
     with pytest.raises(UserError, match="val/horse: no such class"):
         load("test")
+    (image_folder / "train" / "horse").mkdir()
+    with pytest.raises(UserError, match="train/horse: no images of this class to train on; remove the folder"):
+        load("train")
+    with pytest.raises(UserError, match=r"data.path is empty: set data.path=FOLDER, with train/<class>/"):
+        load("train", "")
+
+
+def test_a_folder_without_val_is_tested_on_what_is_held_out(image_folder, tiny_config):
+    shutil.rmtree(image_folder / "val")
+    settings = ["data.name=folder", f"data.path={image_folder}", "data.val_fraction=0.5", "model.classes=2"]
+    with pytest.raises(UserError, match="no val/<class>/.* to test on; eval.split=val tests on what train/ holds out"):
+        ImageClassification(tiny_config(*settings)).read_splits()
+    task = ImageClassification(tiny_config(*settings, "eval.split=val"))
+    task.read_splits()
+    assert len(task.images("train").labels) == len(task.images("val").labels) == 6
+
+
+def test_hidden_files_and_folders_are_no_images_and_no_classes(image_folder, tiny_config):
+    for part in ("train", "val"):
+        (image_folder / part / ".ipynb_checkpoints").mkdir()
+        (image_folder / part / "cat" / "._0.jpg").write_bytes(b"no image")
+    config = tiny_config("data.name=folder", f"data.path={image_folder}", "data.val_fraction=0").data
+    train, test = data.load_splits(config, "train")["train"], data.load_splits(config, "test")["test"]
+    assert train.class_names == test.class_names == ["cat", "dog"]
+    assert (len(train.labels), len(test.labels)) == (12, 4)
 
 
 def test_a_head_of_another_size_than_the_data_is_an_error(tiny_config):
     with pytest.raises(UserError, match="model.classes is 7 but digits has 10 classes: set model.classes=10"):
         ImageClassification(tiny_config("model.classes=7")).batches("test")
+
+
+def test_for_a_folder_with_other_classes_the_message_names_it_and_the_value_to_set(image_folder, tiny_config):
+    task = ImageClassification(tiny_config("data.name=folder", f"data.path={image_folder}"))
+    with pytest.raises(UserError, match=f"model.classes is 10 but {image_folder} has 2 classes: set model.classes=2"):
+        task.images("train")
 
 
 def test_a_share_that_holds_out_nothing_is_an_error(tiny_config):

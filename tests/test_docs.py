@@ -1,0 +1,107 @@
+"""The guide's commands run as written on a made folder of images, and what the pages of docs/ say can be set can be set."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, tool_environment
+from PIL import Image
+
+from rdrop_paddle import load_config
+from rdrop_paddle.config import BASE
+
+GUIDE = (ROOT / "docs" / "own_data.md").read_text()
+COMMANDS, TRIAL = re.findall(r"```bash\n(.*?)```", GUIDE, re.DOTALL)
+COLOURS = {"rose": (200, 30, 40), "tulip": (220, 200, 30), "violet": (90, 30, 200)}
+
+
+@pytest.fixture
+def workplace(tmp_path):
+    """A folder as the guide has it: the tools and configs, flowers/ with images of many sizes, and photo.jpg of a violet."""
+    rng = np.random.default_rng(0)
+
+    def photograph(colour, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = rng.integers(-60, 60, [*rng.integers(20, 60, 2), 3])
+        Image.fromarray((np.asarray(colour) + noise).clip(0, 255).astype("uint8")).save(path)
+
+    for folder in ("tools", "configs"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    for part, count in (("train", 20), ("val", 6)):
+        for name, colour in COLOURS.items():
+            for number in range(count):
+                photograph(colour, tmp_path / "flowers" / part / name / f"{number}.jpg")
+    photograph(COLOURS["violet"], tmp_path / "photo.jpg")
+    return tmp_path
+
+
+def overrides(command):
+    words = shlex.split(command)
+    return [word for word in words[words.index("-o") + 1 :] if "=" in word]
+
+
+def run(command, folder, more=()):
+    """A command of the guide, with more overrides; its output."""
+    python, *words = shlex.split(command)
+    assert python == "python"
+    words += ["-o", *more] if more else []
+    done = subprocess.run(
+        [sys.executable, *words], cwd=folder, env=tool_environment(folder), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def test_the_guides_four_commands_run_as_written(workplace):
+    train, evaluate, export, predict = COMMANDS.strip().splitlines()
+    tiny = [override for override in overrides(TRIAL) if override not in overrides(train) and not override.startswith("name=")]
+    log = run(train, workplace, tiny)
+    assert "training images  54, 1 updates an epoch, 40 updates in all" in log  # 20 of each class, less a tenth
+    final = json.loads((workplace / "output" / "flowers" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert final["total"] == 18 and final["accuracy"] > 0.8  # chance is 1/3
+    last_line = run(evaluate, workplace).strip().splitlines()[-1]
+    assert last_line == f"accuracy {final['accuracy']:.4f} ({final['correct']}/18)"
+    run(export, workplace)
+    exported = workplace / shlex.split(export)[-1]
+    assert any(path.suffix == ".pdiparams" for path in exported.iterdir())
+    found = run(predict, workplace)
+    assert min(COLOURS, key=lambda name: found.index(name)) == "violet", found
+
+
+def test_the_trial_is_a_valid_configuration():
+    load_config(ROOT / "configs" / "own_data.yaml", overrides(TRIAL))
+
+
+def settings(text):
+    """Each `key=value ...` between backticks as a list of overrides, with 3 for N."""
+    for span in re.findall(r"`([^`\n]+)`", text):
+        words = shlex.split(span) if "=" in span else []
+        if words and all(re.fullmatch(r"([a-z_]+\.[a-z_]+|name)=\S+", word) for word in words):
+            yield [re.sub("=N$", "=3", word) for word in words]
+
+
+@pytest.mark.parametrize("page, least", [("own_data.md", 12), ("questions.md", 8)])
+def test_every_setting_that_a_page_names_is_valid(page, least):
+    found = list(settings((ROOT / "docs" / page).read_text()))
+    assert len(found) >= least
+    for some in found:
+        load_config(BASE, some)
+
+
+def test_every_command_and_file_that_a_page_names_exists():
+    for page in ("own_data.md", "questions.md"):
+        text = (ROOT / "docs" / page).read_text()
+        for name in re.findall(r"\b(?:tests|configs|results|tools|examples|rdrop_paddle)/[\w/]+\.\w+", text):
+            assert (ROOT / name).exists(), f"{page}: {name}"
+        for link in re.findall(r"\]\(([\w.]+)\)", text):
+            assert (ROOT / "docs" / link).exists(), f"{page}: {link}"
+
+
+def test_the_answers_numbers_are_the_readmes():
+    readme, questions = ((ROOT / name).read_text() for name in ("README.md", "docs/questions.md"))
+    for number in ("35.15", "50.81", "-1.31 to +2.09", "costs 1.80 baseline updates", "1.34", "1.76 times"):
+        assert number in " ".join(questions.split()) and number in " ".join(readme.split()), number

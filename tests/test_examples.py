@@ -1,0 +1,79 @@
+"""The examples, with few updates: they learn, with two dropout masks, and as scripts outside of the repository."""
+
+import importlib.util
+import inspect
+import subprocess
+import sys
+
+import paddle
+import pytest
+from conftest import ROOT
+
+from rdrop_paddle import kl_loss
+
+
+@pytest.fixture
+def example():
+    """example("resnet18") -> the module."""
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+def check_training(history, falls_to):
+    """Of (loss, cross entropy, KL): the cross entropy falls to that share, the KL is not zero and part of the loss."""
+    assert history[-1][1] < falls_to * history[0][1]
+    for loss, cross_entropy, kl in history:
+        assert kl > 1e-3 and loss == pytest.approx(cross_entropy + kl, rel=1e-4)
+
+
+def test_resnet18_learns_in_a_loop_of_40_lines(example):
+    module = example("resnet18")
+    assert len(inspect.getsource(module.main).splitlines()) <= 40
+    _, history = module.main(steps=8)
+    check_training(history, falls_to=0.8)
+
+
+def test_the_high_level_api_learns_and_predicts_what_it_reports(example):
+    reported, predicted = example("high_level_api").main(steps=60)
+    assert reported == pytest.approx(predicted) and reported > 0.6
+
+
+def test_the_wrapper_runs_twice_in_training_only(example):
+    network, criterion = paddle.nn.Dropout(0.5), kl_loss(reduction="batchmean")
+    rdrop, images, label = example("high_level_api").RDrop(network, criterion), paddle.randn([16, 10]), paddle.arange(16) % 10
+    logits = rdrop(images)
+    assert logits.shape == [16, 10] and (logits != rdrop.second_logits).any()
+    assert rdrop.loss(logits, label).item() == criterion(logits, rdrop.second_logits, label).item()
+    rdrop.eval()
+    assert (rdrop(images) == images).all() and "second_logits" not in rdrop.state_dict()
+    assert rdrop.loss(images, label).item() == pytest.approx(paddle.nn.functional.cross_entropy(images, label).item())
+
+
+def test_the_sequence_example_learns_and_padding_does_not_matter(example):
+    module = example("sequence")
+    accuracy, history = module.main(steps=60)
+    check_training(history, falls_to=0.9)
+    assert accuracy > 0.25  # chance is 0.1
+    criterion = kl_loss(reduction="batchmean")
+    assert module.influence_of_padding(module.Sorter(), criterion) == 0
+
+    class Careless(module.Sorter):
+        def forward(self, tokens, pad_mask):
+            return super().forward(tokens, paddle.zeros_like(pad_mask))
+
+    assert module.influence_of_padding(Careless(), criterion) > 1e-3
+
+
+def test_the_examples_run_as_scripts_from_anywhere(tmp_path):
+    files = [ROOT / "examples" / f"{name}.py" for name in ("resnet18", "high_level_api", "sequence")]
+    for file in files:
+        assert f"\npython examples/{file.name}\n" in file.read_text()
+    code = f"import runpy\nfor file in {[*map(str, files)]}: runpy.run_path(file)['main'](steps=1)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.count("test accuracy") == 3, done.stdout + done.stderr
