@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from rdrop_paddle import command_line, load_config
+from rdrop_paddle import command_line, console, load_config
 
 
 def main():
@@ -25,6 +25,7 @@ def main():
     if options.json:  # not after minutes of evaluation
         command_line.check_writable("--json", options.json)
 
+    console.say("loading Paddle")
     from rdrop_paddle import engine, load_weights, ranks
     from rdrop_paddle.vision.data import data_root
     from rdrop_paddle.vision.task import ImageClassification
@@ -32,9 +33,12 @@ def main():
 
     rank, _ = ranks.start()
     task = ImageClassification(config)
-    report = load_weights(task.model, find_weights(options.weights, data_root()), sha256=options.sha256)
+    path = find_weights(options.weights, data_root())
+    console.say(f"reading the weights {path}")
+    report = load_weights(task.model, path, sha256=options.sha256)
     if rank == 0:
         print(report, flush=True)
+    console.say(f"evaluating {task.size(config.eval.split):,} images")
     score = engine.evaluate(task, config.eval.split)
     target = config.eval.target_accuracy
     passed = target is None or score["accuracy"] >= target

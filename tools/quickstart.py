@@ -30,8 +30,8 @@ def main():
     for arm, (score, seconds) in rows.items():
         accuracy = f"{score['accuracy']:.4f} ({score['correct']}/{score['total']})"
         print(f"| {arm:<8} | {accuracy:<18} | {seconds:11.0f} |")
-    visualdl, runs = os.path.relpath(Path(sys.executable).with_name("visualdl")), os.path.relpath(ROOT / "output")
-    print(f"\nThe curves:  {visualdl} --logdir {runs} --host 127.0.0.1 --language en --disable-telemetry")
+    command = " ".join(map(os.path.relpath, (sys.executable, ROOT / "tools" / "dashboard.py", ROOT / "output")))
+    print(f"\nThe curves:  {command}")
 
 
 def run(folder, overrides):

@@ -1,0 +1,184 @@
+"""The dashboard as a person meets it: in a terminal, and with its curves, images and table in a real browser.
+
+python tests/test_dashboard.py results/digits_quickstart images/dashboard.png      makes the README's picture anew
+"""
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+PUBLISHED = ROOT / "results" / "digits_quickstart"
+SUMMARY = "^(train/loss|train/kl|train/grad_norm|val/accuracy)$"  # the charts of the README's picture
+
+
+@contextlib.contextmanager
+def dashboard(*arguments, **environment):
+    """Start tools/dashboard.py; gives the process, what it says first and the address in it. SIGTERM ends it."""
+    command = [sys.executable, ROOT / "tools" / "dashboard.py", *arguments]
+    streams = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(list(map(str, command)), env=os.environ | environment, **streams)
+    try:
+        said = process.stdout.readline()
+        address = re.search(r"http://127\.0\.0\.1:\d+", said)
+        assert address, said + process.stdout.read()
+        yield process, said, address.group()
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+@contextlib.contextmanager
+def browser_page(width, height):
+    """A page of a headless Chromium that is installed here; skips the test when there is none."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])  # which root cannot have
+        page = browser.new_page(viewport=dict(width=width, height=height))
+        page.set_default_timeout(20_000)
+        yield page
+        browser.close()
+
+
+def show_curves(page, address, tags):
+    """The scalars page with the charts of the tags that match, drawn."""
+    page.goto(f"{address}/app/scalar?smoothing=0")
+    page.locator(".run-item").first.wait_for()
+    page.get_by_placeholder("Search tags in RegExp").fill(tags)
+    page.locator("canvas").first.wait_for()
+    page.wait_for_load_state("networkidle")
+    page.wait_for_timeout(2000)  # the curves grow for a second
+
+
+def share_of(png, colour):
+    """The share of a screenshot's pixels that have a colour such as "rgb(1, 2, 3)"."""
+    pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+    wanted = np.array([int(number) for number in re.findall(r"\d+", colour)][:3])
+    return (np.abs(pixels - wanted).max(axis=-1) < 8).mean()
+
+
+@pytest.fixture
+def two_runs(tiny_config, tmp_path):
+    """The folder of two short runs, with_kl and without_kl, written as training writes them."""
+    from rdrop_paddle.runlog import RunLog  # loads Paddle, which the picture can do without
+
+    costs = dict(lr=0.1, grad_norm=1.0, images_per_second=10.0, reader_cost=0.1, batch_cost=1.0)
+    images = np.random.default_rng(0).integers(0, 256, [16, 8, 8, 3], dtype="uint8")
+    settings = {"with_kl": (3.0, ["rdrop.alpha=4.5"]), "without_kl": (1.0, ["rdrop.passes=1", "rdrop.alpha=0"])}
+    for name, (start, overrides) in settings.items():
+        with RunLog(tiny_config(f"name={name}", *overrides)) as log:
+            log.image_grid(images)
+            for update in range(1, 7):
+                log.training(update, loss=start + 1 / update, ce=1 / update, kl=start, **costs)
+            log.evaluation(6, "test", {"accuracy": 0.5, "correct": 1, "total": 2}, final=True)
+    return tmp_path / "output"
+
+
+@pytest.mark.browser
+def test_curves_images_and_hyper_parameters_of_two_runs_are_seen_in_a_browser(two_runs, tmp_path):
+    with browser_page(1280, 800) as page, dashboard(two_runs) as (_, _, address):
+        asked = []
+        page.on("request", lambda request: asked.append(request.url))
+
+        show_curves(page, address, "^train/loss$")
+        names = page.locator(".run-item")
+        assert names.all_inner_texts() == ["with_kl", "without_kl"]
+        chart = page.locator("canvas").first.screenshot(path=tmp_path / "curves.png")
+        for colour in names.locator("i").evaluate_all("dots => dots.map(dot => getComputedStyle(dot).backgroundColor)"):
+            assert share_of(chart, colour) > 0.001  # either curve, in the one chart
+
+        page.goto(f"{address}/app/sample/image")
+        images = page.locator("img[src^=blob]")
+        images.nth(1).wait_for()
+        assert images.evaluate_all("images => images.map(image => [image.naturalWidth, image.naturalHeight])") == [[32, 32]] * 2
+        page.screenshot(path=tmp_path / "images.png")
+
+        page.goto(f"{address}/app/hyper-parameter")
+        page.get_by_text("Trial ID").wait_for()
+        table = page.locator("[role=table]")
+        for shown in ("with_kl", "without_kl", "alpha", "4.5", "test/accuracy", "0.5"):
+            assert table.get_by_text(shown, exact=True).first.is_visible()
+        page.screenshot(path=tmp_path / "hyper_parameters.png")
+    assert {urlsplit(url).hostname for url in asked if not url.startswith("blob:")} == {"127.0.0.1"}
+
+
+def fetch(url):
+    """(headers, text) of an address on this machine, whatever proxy the environment names."""
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=10) as answer:
+        return answer.headers, answer.read().decode()
+
+
+@pytest.mark.parametrize(
+    "locale, language, number",
+    [(dict(LC_ALL="", LC_MESSAGES="", LANG="zh_CN.UTF-8"), "zh", signal.SIGINT), (dict(LC_ALL="C"), "en", signal.SIGTERM)],
+)
+def test_it_speaks_the_locales_language_tells_nobody_and_ends_when_told_to(locale, language, number):
+    with dashboard(PUBLISHED / "digits_rdrop_seed0", **locale) as (process, said, address):
+        assert said.startswith("1 run(s) of ")
+        assert f"vdl_lng={language}" in fetch(f"{address}/app/scalar")[0]["Set-Cookie"]
+        assert 'TELEMETRY_ID = ""' in fetch(f"{address}/app/__snowpack__/env.js")[1]
+        assert json.loads(fetch(f"{address}/app/api/runs")[1])["data"] == ["digits_rdrop_seed0"]
+        process.send_signal(number)
+        assert process.communicate(timeout=20)[0] == "" and process.returncode == 0
+        with pytest.raises(OSError):
+            fetch(address)
+
+
+def test_runs_that_begin_or_are_continued_meanwhile_are_shown(tmp_path):
+    shutil.copytree(PUBLISHED / "digits_rdrop_seed0", tmp_path / "first")
+    with dashboard(tmp_path) as (process, _, address):
+        (log,) = (tmp_path / "first" / "vdl").iterdir()
+        log.rename(log.with_name("vdlrecords.1895300817.log"))  # as continuing does
+        shutil.copytree(PUBLISHED / "digits_rdrop_seed1", tmp_path / "second")
+        for line in process.stdout:
+            if line == f"2 run(s) of {tmp_path}: {address}\n":
+                break
+        for run in ("first", "second"):
+            loss = json.loads(fetch(f"{address}/app/api/scalar/list?run={run}&tag=train/loss")[1])["data"]
+            assert [step for _, step, _ in loss] == list(range(50, 1001, 50))
+
+
+def test_a_taken_port_is_passed_over_or_named():
+    with socket.socket() as other:
+        with contextlib.suppress(OSError):  # already taken
+            other.bind(("127.0.0.1", 8040))
+            other.listen()
+        with dashboard(PUBLISHED) as (_, _, address):
+            assert urlsplit(address).port > 8040
+        assert error_of(PUBLISHED, "--port", 8040) == "error: port 8040 is not free: give another --port"
+
+
+def test_a_folder_without_runs_is_one_line_that_says_how_to_make_one(tmp_path):
+    assert f"{tmp_path} holds no run: python tools/train.py -c configs/digits_quickstart.yaml makes one" in error_of(tmp_path)
+
+
+def error_of(*arguments):
+    """The one line of a user's mistake."""
+    command = [sys.executable, ROOT / "tools" / "dashboard.py", *arguments]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=30)
+    assert done.returncode == 2 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+if __name__ == "__main__":
+    with browser_page(1280, 860) as page, dashboard(sys.argv[1], "--language", "en") as (_, _, address):
+        show_curves(page, address, SUMMARY)
+        page.screenshot(path=sys.argv[2])
