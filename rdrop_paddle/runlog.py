@@ -143,12 +143,14 @@ class RunLog:
                 self._vdl.add_scalar(f"{section}/{name}", value, step=record["step"])
 
     def _add_hyper_parameters(self):
+        """A row of VisualDL's table: first what runs are most often told apart by, and what there is during training too."""
         config = self.config
-        chosen = {"model": config.model.name, "image_size": config.model.image_size, "data": config.data.name}
+        chosen = {"passes": config.rdrop.passes, "alpha": config.rdrop.alpha}
+        chosen |= {key: getattr(config.train, key) for key in ("lr", "seed", "steps", "batch_size", "warmup_steps")}
         chosen |= {"drop_rate": config.model.drop_rate, **asdict(config.rdrop)}
-        chosen |= {key: getattr(config.train, key) for key in ("steps", "batch_size", "lr", "warmup_steps", "seed")}
-        accuracy = "test/accuracy" if config.eval.split == "test" else "val/accuracy"
-        self._vdl.add_hparams(hparams_dict=chosen, metrics_list=[accuracy, "train/loss"])
+        chosen |= {"model": config.model.name, "image_size": config.model.image_size, "data": config.data.name}
+        splits = dict.fromkeys([config.eval.split, *(["val"] if config.data.val_fraction else [])])
+        self._vdl.add_hparams(chosen, [*(f"{split}/accuracy" for split in splits), "train/loss"])
 
 
 def run_folder(config):
