@@ -1,6 +1,7 @@
 """The dashboard as a person meets it: in a terminal, and with its curves, images and table in a real browser.
 
-python tests/test_dashboard.py results/digits_quickstart images/dashboard.png      makes the README's picture anew
+python tests/test_dashboard.py results/digits_quickstart images/dashboard.png digits_baseline_seed0 digits_rdrop_seed0
+makes the README's picture anew: the folder of the runs, the picture, and the runs to show in it.
 """
 
 import contextlib
@@ -59,14 +60,18 @@ def browser_page(width, height):
         browser.close()
 
 
-def show_curves(page, address, tags):
-    """The scalars page, without smoothing, with the charts of the tags that match; returns the colours of the runs."""
-    page.add_init_script("localStorage.setItem('scalar_smoothing', '0')")
+def show_curves(page, address, tags, runs):
+    """The scalars page, without smoothing, with these runs and the tags that match; returns the colours of the runs."""
+    page.add_init_script("localStorage.setItem('scalar_smoothing', '0'); localStorage.setItem('run_aside_width', '290')")
     page.goto(f"{address}/app/scalar")
-    page.locator(".run-item").first.wait_for()
+    page.get_by_text("Select All", exact=True).click()
+    items = [page.locator(".run-item").filter(has_text=re.compile(f"^{re.escape(run)}$")) for run in runs]
+    for item in items:
+        item.click()
     page.get_by_placeholder("Search tags in RegExp").fill(tags)
+    page.keyboard.press("Tab")  # takes the caret away
     page.locator("canvas").first.wait_for()
-    return page.locator(".run-item i").evaluate_all("dots => dots.map(dot => getComputedStyle(dot).backgroundColor)")
+    return [item.locator("i").evaluate("dot => getComputedStyle(dot).backgroundColor") for item in items]
 
 
 def wait_until_drawn(page, chart, colours):
@@ -109,8 +114,8 @@ def test_curves_images_and_hyper_parameters_of_two_runs_are_seen_in_a_browser(tw
         asked = []
         page.on("request", lambda request: asked.append(request.url))
 
-        colours = show_curves(page, address, "^train/loss$")
-        assert page.locator(".run-item").all_inner_texts() == ["with_kl", "without_kl"] and len(set(colours)) == 2
+        colours = show_curves(page, address, "^train/loss$", ["with_kl", "without_kl"])
+        assert page.locator(".run-item").count() == len(set(colours)) == 2
         (chart,) = page.locator("canvas").all()
         wait_until_drawn(page, chart, colours)
         page.screenshot(path=tmp_path / "curves.png")
@@ -191,7 +196,10 @@ def error_of(*arguments):
 
 
 if __name__ == "__main__":
-    with browser_page(1280, 860) as page, dashboard(sys.argv[1], "--language", "en") as (_, _, address):
-        wait_until_drawn(page, page.locator("canvas").first, show_curves(page, address, SUMMARY))
-        page.wait_for_timeout(3000)  # the other charts
-        page.screenshot(path=sys.argv[2])
+    folder, picture, *runs = sys.argv[1:]
+    with browser_page(1280, 905) as page, dashboard(folder, "--language", "en") as (_, _, address):
+        colours = show_curves(page, address, SUMMARY, runs)
+        wait_until_drawn(page, page.locator("canvas").first, colours)
+        page.wait_for_timeout(3000)  # the other charts, where a curve may hide behind an axis
+        page.evaluate("scrollTo(0, 0)")
+        page.screenshot(path=picture)
