@@ -25,6 +25,7 @@ def main():
     rows = {}
     for arm, overrides in ARMS.items():
         folder = unused_folder(f"digits_{arm.lower().replace('-', '')}_seed{options.seed}")
+        print(f"{arm}: training and evaluating {os.path.relpath(folder)} on two ranks", flush=True)
         rows[arm] = run(folder, [f"name={folder.name}", f"train.seed={options.seed}", *overrides, *options.override])
     print("\n|          | test accuracy      | training, s |\n|----------|--------------------|-------------|")
     for arm, (score, seconds) in rows.items():
