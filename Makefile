@@ -1,14 +1,19 @@
-# make train   set up .venv, train the quickstart twice (baseline and R-Drop), evaluate and compare; 2 cores, minutes
-# make test    set up .venv with the test packages and run the tests
-# make lint    check style
-# make bench   training speed against torch on this machine, a quiet one; minutes on 2 cores
+# make train       set up .venv, train the quickstart twice (baseline and R-Drop), evaluate and compare; 2 cores, minutes
+# make dashboard   show the runs under output/, or those of another folder with FOLDER=results/digits_quickstart, in a browser
+# make test        set up .venv with the test packages and run the tests
+# make lint        check style
+# make bench       training speed against torch on this machine, a quiet one; minutes on 2 cores
 PYTHON ?= python3
 BIN := .venv/bin
+FOLDER ?= output
 
-.PHONY: train test lint bench
+.PHONY: train dashboard test lint bench
 
 train: .venv/installed
 	$(BIN)/python tools/quickstart.py
+
+dashboard: .venv/installed
+	$(BIN)/python tools/dashboard.py $(FOLDER)
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -m "not slow"

@@ -16,6 +16,7 @@ import paddle
 
 from . import checkpoint, ranks
 from .config import accumulation, check_ranks
+from .console import reported, say
 from .ema import WeightAverage
 from .errors import UserError
 from .figures import Clock, Pending, describe_failure, fetch_all, is_finite, move_if_finite
@@ -42,6 +43,7 @@ def train(trainer, log, interruption=None):
     interruption = interruption or Interruption()
     for note in trainer.notes:
         log.message(note)
+    say("training begins; the first update takes longest")
 
     def due(period):
         return trainer.updates_done % period == 0 or trainer.updates_done == steps
@@ -227,7 +229,7 @@ class Trainer:
         # a pure function of seed, update and rank: resuming needs no generator state
         paddle.seed(_dropout_seed(self.config.train.seed, update, self.rank))
         totals = paddle.zeros([4])  # loss, ce and kl weighted with positions; positions
-        for number, batch in enumerate(micro_batches, start=1):
+        for number, batch in enumerate(reported(micro_batches, f"update {update}: micro-batch", len(micro_batches)), start=1):
             last = number == len(micro_batches)
             with self.model.no_sync() if self.averages and not last else contextlib.nullcontext():
                 totals += self._accumulate(batch)

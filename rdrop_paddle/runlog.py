@@ -20,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from . import durable, ranks
+from .console import Patience
 from .errors import UserError
 from .metrics import read_metrics
 
@@ -58,6 +59,7 @@ class RunLog:
         self._bar = tqdm(
             total=config.train.steps, initial=kept_updates, unit="update", disable=not sys.stderr.isatty(), dynamic_ncols=True
         )
+        self._patience = Patience("update", config.train.steps)
         self._add_hyper_parameters()
         for record in records:
             self._show(record)
@@ -77,6 +79,7 @@ class RunLog:
         if self._writes:
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
+            self._patience.restart()
             with self._writing():
                 self._text.write(text + "\n")
                 self._text.flush()
@@ -84,6 +87,8 @@ class RunLog:
     def progress(self, update):
         if self._writes:
             self._bar.update(update - self._bar.n)
+            if self._bar.disable:
+                self._patience.done(update)
 
     def training(self, update, **values):
         """The figures of one update, global-batch means: loss, ce, kl, lr, grad_norm, images_per_second, costs in s."""
@@ -138,12 +143,14 @@ class RunLog:
                 self._vdl.add_scalar(f"{section}/{name}", value, step=record["step"])
 
     def _add_hyper_parameters(self):
+        """A row of VisualDL's table: first what runs are most often told apart by, and what there is during training too."""
         config = self.config
-        chosen = {"model": config.model.name, "image_size": config.model.image_size, "data": config.data.name}
+        chosen = {"passes": config.rdrop.passes, "alpha": config.rdrop.alpha}
+        chosen |= {key: getattr(config.train, key) for key in ("lr", "seed", "steps", "batch_size", "warmup_steps")}
         chosen |= {"drop_rate": config.model.drop_rate, **asdict(config.rdrop)}
-        chosen |= {key: getattr(config.train, key) for key in ("steps", "batch_size", "lr", "warmup_steps", "seed")}
-        accuracy = "test/accuracy" if config.eval.split == "test" else "val/accuracy"
-        self._vdl.add_hparams(hparams_dict=chosen, metrics_list=[accuracy, "train/loss"])
+        chosen |= {"model": config.model.name, "image_size": config.model.image_size, "data": config.data.name}
+        splits = dict.fromkeys([config.eval.split, *(["val"] if config.data.val_fraction else [])])
+        self._vdl.add_hparams(chosen, [*(f"{split}/accuracy" for split in splits), "train/loss"])
 
 
 def run_folder(config):

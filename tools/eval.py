@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from rdrop_paddle import command_line, load_config
+from rdrop_paddle import command_line, console, load_config
 
 
 def main():
@@ -27,6 +27,7 @@ def main():
         if path:  # not after minutes of evaluation
             command_line.check_writable(option, path)
 
+    console.say("loading Paddle")
     from rdrop_paddle import engine, load_weights, ranks
     from rdrop_paddle.vision.data import data_root
     from rdrop_paddle.vision.predictions import Recorder
@@ -35,9 +36,12 @@ def main():
 
     rank, _ = ranks.start()
     task = ImageClassification(config)
-    report = load_weights(task.model, find_weights(options.weights, data_root()), sha256=options.sha256)
+    weights = find_weights(options.weights, data_root())
+    console.say(f"reading the weights {weights}")
+    report = load_weights(task.model, weights, sha256=options.sha256)
     if rank == 0:
         print(report, flush=True)
+    console.say(f"evaluating {task.size(config.eval.split):,} images")
     task = Recorder(task) if options.predictions else task
     score = engine.evaluate(task, config.eval.split)
     if options.predictions:

@@ -25,13 +25,14 @@ def main():
     rows = {}
     for arm, overrides in ARMS.items():
         folder = unused_folder(f"digits_{arm.lower().replace('-', '')}_seed{options.seed}")
+        print(f"{arm}: training and evaluating {os.path.relpath(folder)} on two ranks", flush=True)
         rows[arm] = run(folder, [f"name={folder.name}", f"train.seed={options.seed}", *overrides, *options.override])
     print("\n|          | test accuracy      | training, s |\n|----------|--------------------|-------------|")
     for arm, (score, seconds) in rows.items():
         accuracy = f"{score['accuracy']:.4f} ({score['correct']}/{score['total']})"
         print(f"| {arm:<8} | {accuracy:<18} | {seconds:11.0f} |")
-    visualdl, runs = os.path.relpath(Path(sys.executable).with_name("visualdl")), os.path.relpath(ROOT / "output")
-    print(f"\nThe curves:  {visualdl} --logdir {runs} --host 127.0.0.1 --language en --disable-telemetry")
+    command = " ".join(map(os.path.relpath, (sys.executable, ROOT / "tools" / "dashboard.py", ROOT / "output")))
+    print(f"\nThe curves:  {command}")
 
 
 def run(folder, overrides):

@@ -8,12 +8,13 @@ python tools/train.py -c configs/vit_ti16_cifar100_rdrop.yaml --resume
 python tools/train.py -c configs/vit_ti16_cifar100_rdrop.yaml --supervise 5 --ranks 2
 """
 
+import functools
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from rdrop_paddle import UserError, command_line, load_config, supervision
+from rdrop_paddle import UserError, command_line, console, load_config, supervision
 from rdrop_paddle.config import check_ranks
 
 
@@ -29,14 +30,13 @@ def main():
     if options.ranks and not options.supervise:
         raise UserError("--ranks is for --supervise: without it start several with python -m paddle.distributed.launch")
 
+    console.say("loading Paddle")
     from rdrop_paddle import checkpoint, ranks
     from rdrop_paddle.heartbeat import Heartbeat
     from rdrop_paddle.interruption import Interruption
     from rdrop_paddle.runlog import run_folder
 
-    def newest_checkpoint():
-        return checkpoint.latest(run_folder(config))
-
+    newest_checkpoint = functools.partial(checkpoint.latest, run_folder(config))
     if options.supervise:
         command = supervision.command(__file__, options.config, options.override, options.ranks or 1)
         return supervision.supervise(command, restarts=options.supervise, resume=options.resume, progress=newest_checkpoint)

@@ -13,6 +13,7 @@ import numpy as np
 import pooch
 
 from .. import durable, safe_pickle
+from ..console import say
 from ..errors import UserError
 
 
@@ -128,6 +129,7 @@ def read(archive, path, split):
         UserError: a member is missing, its md5 is not the official one, or its pickle asks for more than arrays.
     """
     names = archive.members[split]
+    say(f"unpacking and checking {path}, part {split}")
     contents = _verified_members(archive, path, [*names, archive.meta])
     meta = safe_pickle.loads(contents[archive.meta], f"{path}, member {archive.meta}", safe_pickle.NUMPY_ARRAYS)
     # each rank reads the images: what is parsed is let go at once, and a single part is not copied
@@ -137,7 +139,7 @@ def read(archive, path, split):
 
 
 def _download(archive, data_root):
-    print(f"downloading {archive.url} to {data_root}", flush=True)
+    say(f"downloading {archive.url} to {data_root}")
     downloader = pooch.HTTPDownloader(progressbar=True)
     try:
         fetched = pooch.retrieve(archive.url, f"md5:{archive.archive_md5}", archive.file_name, data_root, downloader=downloader)

@@ -14,6 +14,7 @@ from typing import List
 import numpy as np
 from PIL import Image
 
+from ..console import say
 from ..errors import UserError
 from . import cifar
 
@@ -111,6 +112,7 @@ def _all_of(source, labels, class_names):
 
 def _digits(part):
     """scikit-learn's 1,797 real scans of digits, 8x8, grey; a fixed, stratified 40 % are the test set."""
+    say(f"reading scikit-learn's digits, part {part}")
     from sklearn.datasets import load_digits  # 100 MB in memory, which training on anything else has no use for
 
     digits = load_digits()
@@ -130,6 +132,7 @@ def _image_folder(path, part):
         raise UserError(f"data.path {root}: an image folder needs train/<class>/*.jpg and val/<class>/*.jpg in it")
     if not (root / part).is_dir():
         raise UserError(f"data.path {root}: no {part}/<class>/*.jpg to test on; eval.split=val tests on what train/ holds out")
+    say(f"looking for the images in {root / part}")
     class_names = _class_folders(train)
     unknown = sorted(set(_class_folders(root / part)) - set(class_names))
     if unknown:

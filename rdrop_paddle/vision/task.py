@@ -3,6 +3,7 @@
 import paddle
 
 from .. import ranks
+from ..console import reported, say
 from ..errors import UserError
 from . import data, pixels
 from .augmentation import Augmentation
@@ -32,6 +33,7 @@ class ImageClassification:
         """The pretrained weights of `model.weights`, with a head of zeros; random weights when it is empty."""
         if self.config.model.weights:
             path = find_weights(self.config.model.weights, data.data_root())
+            say(f"reading the weights {path}")
             self.weight_report = load_weights(self.model, path, reset_head=True)
 
     def read_splits(self):
@@ -73,6 +75,8 @@ class ImageClassification:
         else:
             order = data.evaluation_order(count, batch_size=config.eval.batch_size, **shares)
         read = data.reader(self._dataset(split), order, config.data.workers)
+        if split != "train":
+            read = reported(read, f"evaluating {split}: batch", len(order))
         return (list(map(pixels.upload, batch)) for batch in read)
 
     def data_state(self, updates):

@@ -157,7 +157,7 @@ def test_an_absent_archive_is_downloaded_once_and_verified(server, small_cifar, 
     assert path == root / "cifar-100-python.tar.gz"
     assert len(cifar.read(archive, path, "test")[0]) == 20
     output = capfd.readouterr()
-    assert f"downloading {archive.url}" in output.out and "100%" in output.err
+    assert f"downloading {archive.url}" in output.err and "100%" in output.err
     (server.folder / path.name).unlink()
     assert cifar.locate(archive, "", root) == path  # no second download
 
