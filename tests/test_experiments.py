@@ -136,7 +136,7 @@ def test_a_row_says_what_the_run_was_and_took(run):
     assert (second["correct"], second["accuracy"], second["updates"]) == ("421", "0.5855", "25")
     assert float(first["hours"]) == pytest.approx((10 * 0.5 + 10 * 0.7 + 5 * 0.4) / 3600, abs=1e-4)
     assert (first["milliseconds_per_update"], first["commit"]) == ("500.0", "c0ffee")
-    assert [(row["flip"], row["train.batch_size"]) for row in (first, third)] == [("false", "64"), ("true", "32")]
+    assert [(row["flip"], row["batch_size"]) for row in (first, third)] == [("false", "64"), ("true", "32")]
     assert {"alpha", "passes", "shared_blocks", "lr", "image_size", "images_per_class"} <= first.keys()
     assert "momentum" not in first  # in which none of them differ
     assert third["command"] == (
@@ -208,7 +208,10 @@ def test_two_starts_at_once_are_refused(run):
     "now, message",
     [
         (dict(name="a", overrides=["train.lr=0.5"]), "a_seed0: train.lr is 0.03 in results/a_seed0, and 0.5 in"),
-        (dict(name="a", overrides=["eval.split=val"]), "a_seed0: eval.split is test in results/a_seed0, and val in"),
+        (
+            dict(name="a", overrides=["train.lr=0.03", "eval.split=val"]),
+            "a_seed0: eval.split is test in results/a_seed0, and val in",
+        ),
         (dict(name="b"), "results/a_seed0 is published but not in results/experiments.yaml"),
     ],
 )
