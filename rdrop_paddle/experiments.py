@@ -150,6 +150,7 @@ def _job(path, table, run, seed):
         if override.partition("=")[0] in GIVEN:
             raise UserError(f"{where}: leave out {override}, which follows from the run's name and seeds")
     overrides += [f"name={run.name}_seed{seed}", f"train.seed={seed}"]
+    overrides = [*{override.partition("=")[0]: override for override in overrides}.values()]  # the last one of each key
     command = ["python", *supervision.command("tools/train.py", table.config, overrides, table.ranks)[1:]]
     overrides.append(f"output={OUTPUT}")
     try:
@@ -212,13 +213,18 @@ def _train(table, job, script, child, lock):
 
 
 def _settle(experiments, job, status):
-    """Publish a run that has ended and rebuild runs.csv; returns a line for the end when it failed."""
+    """Publish a run that has ended and rebuild runs.csv; returns what there is to say at the end.
+
+    An error of usage, data or disk is no result, nor is one before training began: then nothing is published.
+    """
     folder, run_folder, failure = experiments.folder(job), OUTPUT / job.run, None
     if status:
         failure = _last_words(_logs(job))
         print(f"    failed with exit status {status}: {failure}", flush=True)
         if status == supervision.USER_ERROR or not (run_folder / "config.yaml").exists():
-            return [f"{job.run} could not begin, so that nothing was recorded and the next start tries again: {_logs(job)}"]
+            return [
+                f"{job.run} could not be run, so that nothing was recorded and the next start tries again; see {_logs(job)}"
+            ]
     published.publish(run_folder, folder, failure)
     shutil.rmtree(run_folder / "checkpoints", ignore_errors=True)  # 100 MB, and there is nothing left to resume
     published.write_csv(experiments)

@@ -18,7 +18,6 @@ CHANGEABLE = FREE.keys() - {"eval.split"}  # what a result is of may not change 
 ADVICE = "make room or the folder writable, and start the same command again"
 # columns of runs.csv that are there whether or not runs differ in them
 SETTINGS = ("model.image_size", "data.images_per_class", "train.lr", "rdrop.passes", "rdrop.alpha", "rdrop.shared_blocks")
-OWN_COLUMN = ("name", "output", "train.seed", "eval.split")  # keys that runs.csv shows in another way, or that say nothing
 
 
 def publish(run_folder, folder, failure=None):
@@ -78,9 +77,7 @@ def csv_text(experiments):
     """A row for each published run, in the table's order. Times are of the updates alone, as metrics.jsonl has them."""
     configs = [flatten(asdict(job.config)) for job in experiments.jobs]
     keys = [key for key in (configs[0] if configs else ()) if key in SETTINGS or _differs(key, configs)]
-    short = [key.rpartition(".")[2] for key in keys]
-    # name and batch_size are keys of more than one section
-    columns = {key: name if short.count(name) == 1 and name != "name" else key for key, name in zip(keys, short)}
+    columns = {key: key if key.endswith(".name") else key.rpartition(".")[2] for key in keys}  # name is the run's
     rows = []
     for job, config in zip(experiments.jobs, configs):
         if experiments.folder(job).exists():
@@ -128,7 +125,8 @@ def _final(folder):
 
 
 def _differs(key, configs):
-    return key not in OWN_COLUMN and any(config[key] != configs[0][key] for config in configs)
+    """Whether runs differ in a key that matters to the result and has no column of its own."""
+    return key not in FREE and key != "train.seed" and any(config[key] != configs[0][key] for config in configs)
 
 
 def _cell(value):

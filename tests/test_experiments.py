@@ -27,12 +27,14 @@ config = load_config(sys.argv[2], [word for word in sys.argv[4:] if word != "--r
 resume, folder = sys.argv[-1] == "--resume", pathlib.Path(config.output) / config.name
 with open("starts", "a") as starts:
     starts.write(config.name + " resumed" * resume + "\\n")
-if config.train.lr == 2:
-    print("error: the archive is not there")
-    sys.exit(2)
+if config.train.lr == 1:
+    sys.exit("ModuleNotFoundError: paddle")
 (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
 (folder / "config.yaml").write_text(config.to_yaml())
 (folder / "environment.json").write_text('{{"git_commit": "c0ffee"}}')
+if config.train.lr == 2:
+    print("error: the disk is full")
+    sys.exit(2)
 if config.train.lr == 3:
     print("FloatingPointError: update 1: loss nan; last good checkpoint: " + str(folder.absolute()))
     print("last line")
@@ -130,13 +132,16 @@ def test_only_what_is_missing_is_started_in_the_tables_order(run, capsys):
 
 
 def test_a_row_says_what_the_run_was_and_took(run):
-    run(dict(name="b", seeds=[0, 3]), dict(name="a", overrides=["eval.split=val", "data.flip=true", "train.batch_size=32"]))
+    run(
+        dict(name="b", seeds=[0, 3]),
+        dict(name="a", overrides=["eval.split=test", "data.flip=true", "train.batch_size=32", "eval.split=val"]),
+    )
     first, second, third = rows()
     assert [row["name"] + row["seed"] + row["split"] for row in rows()] == ["b0test", "b3test", "a0val"]
     assert (second["correct"], second["accuracy"], second["updates"]) == ("421", "0.5855", "25")
     assert float(first["hours"]) == pytest.approx((10 * 0.5 + 10 * 0.7 + 5 * 0.4) / 3600, abs=1e-4)
     assert (first["milliseconds_per_update"], first["commit"]) == ("500.0", "c0ffee")
-    assert [(row["flip"], row["train.batch_size"]) for row in (first, third)] == [("false", "64"), ("true", "32")]
+    assert [(row["flip"], row["batch_size"]) for row in (first, third)] == [("false", "64"), ("true", "32")]
     assert {"alpha", "passes", "shared_blocks", "lr", "image_size", "images_per_class"} <= first.keys()
     assert "momentum" not in first  # in which none of them differ
     assert third["command"] == (
@@ -159,12 +164,13 @@ def test_a_failing_run_is_recorded_and_tried_again_once_its_folder_is_removed(ru
     assert run(*table) == 1 and starts()[2:] == ["bad_seed0 resumed"]
 
 
-def test_a_run_that_could_not_begin_is_told_and_not_taken_for_a_result(run, capsys):
-    table = [dict(name="refused", overrides=["train.lr=2"]), dict(name="good")]
+def test_what_says_nothing_of_a_run_is_told_and_not_taken_for_its_result(run, capsys):
+    table = [dict(name="broken", overrides=["train.lr=1"]), dict(name="full", overrides=["train.lr=2"]), dict(name="good")]
     assert run(*table) == 1 and run(*table) == 1
-    assert starts() == ["refused_seed0", "good_seed0", "refused_seed0"]
-    assert not (RESULTS / "refused_seed0").exists() and [row["run"] for row in rows()] == ["good_seed0"]
-    assert "failed with exit status 2: error: the archive is not there" in capsys.readouterr().out
+    assert starts() == ["broken_seed0", "full_seed0", "good_seed0", "broken_seed0", "full_seed0 resumed"]
+    assert [path.name for path in RESULTS.glob("*_seed0")] == ["good_seed0"] == [row["run"] for row in rows()]
+    said = capsys.readouterr().out
+    assert "failed with exit status 1: ModuleNotFoundError" in said and "exit status 2: error: the disk is full" in said
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -208,7 +214,10 @@ def test_two_starts_at_once_are_refused(run):
     "now, message",
     [
         (dict(name="a", overrides=["train.lr=0.5"]), "a_seed0: train.lr is 0.03 in results/a_seed0, and 0.5 in"),
-        (dict(name="a", overrides=["eval.split=val"]), "a_seed0: eval.split is test in results/a_seed0, and val in"),
+        (
+            dict(name="a", overrides=["train.lr=0.03", "eval.split=val"]),
+            "a_seed0: eval.split is test in results/a_seed0, and val in",
+        ),
         (dict(name="b"), "results/a_seed0 is published but not in results/experiments.yaml"),
     ],
 )
