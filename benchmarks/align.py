@@ -14,8 +14,8 @@ import torch
 
 from rdrop_paddle.checkpoint import model_arrays
 from rdrop_paddle.config import BASE, load_config
-from rdrop_paddle.engine import Trainer
 from rdrop_paddle.loss import RDropLoss
+from rdrop_paddle.trainer import Trainer
 from rdrop_paddle.vision.architectures import ARCHITECTURES
 from rdrop_paddle.vision.data import data_root
 from rdrop_paddle.vision.task import ImageClassification

@@ -16,6 +16,7 @@ def main():
     import paddle
 
     from rdrop_paddle import engine, ranks
+    from rdrop_paddle.trainer import Trainer
     from rdrop_paddle.vision.task import ImageClassification
 
     chosen = speed_worker.specification()
@@ -23,7 +24,7 @@ def main():
     rank, _ = ranks.start()
     task = ImageClassification(config)
     images = task.size(config.eval.split) if chosen["evaluation"] else config.train.batch_size
-    trainer = None if chosen["evaluation"] else engine.Trainer(task, config)
+    trainer = None if chosen["evaluation"] else Trainer(task, config)
 
     def evaluation():
         engine.evaluate(task, config.eval.split)

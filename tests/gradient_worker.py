@@ -36,8 +36,8 @@ def gradients(reduction, micro_batch_size, recompute=False):
     from conftest import TINY
 
     from rdrop_paddle.config import BASE, load_config
-    from rdrop_paddle.engine import Trainer
     from rdrop_paddle.figures import FIGURES
+    from rdrop_paddle.trainer import Trainer
     from rdrop_paddle.vision.task import ImageClassification
 
     class FixedDropout(paddle.nn.Layer):

@@ -60,11 +60,12 @@ def run(output, name, *overrides, copies=(), resume=False):
     from rdrop_paddle import engine, ranks
     from rdrop_paddle.config import BASE, load_config
     from rdrop_paddle.runlog import RunLog
+    from rdrop_paddle.trainer import Trainer
     from rdrop_paddle.vision.task import ImageClassification
 
     config = load_config(BASE, [*TINY, *OVERRIDES, *overrides, f"output={output}", f"name={name}"])
     paddle.seed(1 if resume else 0)  # nothing is to be right because it began in the same way
-    trainer = engine.Trainer(ImageClassification(config), config)
+    trainer = Trainer(ImageClassification(config), config)
     if resume:
         trainer.restore(output / name)
     save = trainer.save

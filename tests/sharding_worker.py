@@ -53,7 +53,7 @@ def trainer_of(stage):
     from conftest import TINY
 
     from rdrop_paddle.config import BASE, load_config
-    from rdrop_paddle.engine import Trainer
+    from rdrop_paddle.trainer import Trainer
     from rdrop_paddle.vision.task import ImageClassification
 
     overrides = ["train.micro_batch_size=16", "train.clip_norm=0.1", "train.weight_decay=0.01", "train.lr=0.5"]

@@ -7,7 +7,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from benchmarks.align import Alignment, relative_difference, summary
-from rdrop_paddle import engine
+from rdrop_paddle import trainer
 from rdrop_paddle.loss import RDropLoss
 
 
@@ -50,7 +50,7 @@ def test_every_gradient_agrees_with_torch(alignment):
 
 def test_the_ai_studio_layers_gradient_does_not_agree(alignment, monkeypatch):
     """Trap 10: without the target's gradient the check must fail."""
-    monkeypatch.setattr(engine, "RDropLoss", lambda **settings: RDropLoss(**settings, stop_target_gradient=True))
+    monkeypatch.setattr(trainer, "RDropLoss", lambda **settings: RDropLoss(**settings, stop_target_gradient=True))
     assert not alignment.backward()[0].passed
 
 

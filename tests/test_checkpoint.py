@@ -7,8 +7,8 @@ from conftest import logged
 from safetensors import safe_open
 
 from rdrop_paddle import UserError, checkpoint, engine, load_weights
-from rdrop_paddle.engine import Trainer
 from rdrop_paddle.runlog import RunLog
+from rdrop_paddle.trainer import Trainer
 from rdrop_paddle.vision.task import ImageClassification
 
 

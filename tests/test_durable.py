@@ -14,8 +14,8 @@ import paddle
 import pytest
 
 from rdrop_paddle import UserError, checkpoint, durable, engine
-from rdrop_paddle.engine import Trainer
 from rdrop_paddle.runlog import RunLog
+from rdrop_paddle.trainer import Trainer
 from rdrop_paddle.vision.task import ImageClassification
 from rdrop_paddle.vision.weight_files import read_weight_file
 

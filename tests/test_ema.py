@@ -8,8 +8,8 @@ from safetensors.numpy import load_file
 from rdrop_paddle import checkpoint, engine
 from rdrop_paddle.checkpoint import model_arrays
 from rdrop_paddle.ema import WeightAverage
-from rdrop_paddle.engine import Trainer
 from rdrop_paddle.runlog import RunLog
+from rdrop_paddle.trainer import Trainer
 from rdrop_paddle.vision.task import ImageClassification
 
 

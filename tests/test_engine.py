@@ -13,12 +13,12 @@ from safetensors.numpy import load_file
 from rdrop_paddle import UserError, checkpoint, engine, evaluate, layers
 from rdrop_paddle.checkpoint import model_arrays
 from rdrop_paddle.config import BASE
-from rdrop_paddle.engine import Trainer, _dropout_seed
 from rdrop_paddle.figures import FIGURES
 from rdrop_paddle.loss import RDropLoss
 from rdrop_paddle.runlog import RunLog
 from rdrop_paddle.schedule import lr_at
 from rdrop_paddle.sharding import even_shares
+from rdrop_paddle.trainer import Trainer, _dropout_seed
 from rdrop_paddle.vision.task import ImageClassification
 
 

@@ -5,9 +5,9 @@ import paddle
 import pytest
 
 from rdrop_paddle import checkpoint, engine
-from rdrop_paddle.engine import Trainer
 from rdrop_paddle.figures import FIGURES, is_finite
 from rdrop_paddle.runlog import RunLog
+from rdrop_paddle.trainer import Trainer
 from rdrop_paddle.vision.task import ImageClassification
 
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import TINY  # first: it chooses threads and kernels before Paddle is imported
 
 from rdrop_paddle.config import BASE, load_config
-from rdrop_paddle.engine import Trainer
+from rdrop_paddle.trainer import Trainer
 from rdrop_paddle.vision.task import ImageClassification
 
 GOLDEN = Path(__file__).parent / "golden" / "losses.json"

@@ -13,6 +13,7 @@ from test_tools import training_records
 from rdrop_paddle import checkpoint, engine, interruption
 from rdrop_paddle.interruption import Interruption
 from rdrop_paddle.runlog import RunLog
+from rdrop_paddle.trainer import Trainer
 from rdrop_paddle.vision.task import ImageClassification
 
 
@@ -37,7 +38,7 @@ def train(tiny_config, signals):
         config = tiny_config(f"name={name}", "model.drop_rate=0.1", "train.save_every=2")
         paddle.seed(0)
         task = ImageClassification(config)
-        trainer = engine.Trainer(task, config)
+        trainer = Trainer(task, config)
         if resume:
             trainer.restore(Path(config.output) / name)
         step, counts, batches = trainer.step, task.counts, []

@@ -7,7 +7,7 @@ from resume_worker import OVERRIDES, PLAIN, STEPS, differences, run
 
 from rdrop_paddle import UserError, checkpoint
 from rdrop_paddle.config import BASE, FREE, flatten, load_config
-from rdrop_paddle.engine import Trainer
+from rdrop_paddle.trainer import Trainer
 from rdrop_paddle.vision.task import ImageClassification
 
 SOME = [3, 4, 6]  # within an epoch, at an evaluation, at the end of an epoch

@@ -27,9 +27,8 @@ def parser():
     arguments = command_line.parser(__doc__)
     subparsers = arguments.add_subparsers(dest="figure", required=True, metavar="FIGURE")
     figures = {name: subparsers.add_parser(name, help=words, description=words) for name, words in FIGURES.items()}
-    figures["log"].add_argument(
-        "--arm", nargs="+", action="append", required=True, metavar="NAME RUN ...", help="runs of an arm"
-    )
+    of_log = dict(nargs="+", action="append", required=True, metavar="NAME RUN ...")
+    figures["log"].add_argument("--arm", help="runs of an arm", **of_log)
     figures["log"].add_argument("--tag", nargs="+", help="of the logs, a panel each (default: training loss and accuracy)")
     figures["test"].add_argument("predictions", help="CSV file of tools/eval.py --predictions")
     for name in ("alpha", "cost"):

@@ -21,9 +21,7 @@ from rdrop_paddle.config import check_ranks
 def main():
     arguments = command_line.config_parser(__doc__)
     arguments.add_argument("--resume", action="store_true", help="continue the run folder from its latest checkpoint")
-    arguments.add_argument(
-        "--supervise", type=command_line.positive, metavar="N", help="restart training that fails, up to N times"
-    )
+    arguments.add_argument("--supervise", type=command_line.positive, metavar="N", help="up to N times restart what failed")
     arguments.add_argument("--ranks", type=command_line.positive, help="that --supervise starts on this machine (default 1)")
     options = arguments.parse_args()
     config = load_config(options.config, options.override)
@@ -51,6 +49,7 @@ def train(config, resume, interruption):
 
     from rdrop_paddle import checkpoint, engine, ranks, summary
     from rdrop_paddle.runlog import RunLog, check_run_folder, check_shared_folder, run_folder
+    from rdrop_paddle.trainer import Trainer
     from rdrop_paddle.vision.task import ImageClassification
 
     check_ranks(config.train, ranks.count())  # errors now rather than after minutes of reading
@@ -62,7 +61,7 @@ def train(config, resume, interruption):
     if not resuming:
         task.load_initial_weights()
     task.read_splits()
-    trainer = engine.Trainer(task, config)
+    trainer = Trainer(task, config)
     if resuming:
         trainer.restore(run_folder(config))
     place = dict(ranks=ranks.count(), device=paddle.get_device())
