@@ -206,16 +206,19 @@ def _run(row):
 
 @styled
 def alpha_figure(groups, baseline):
-    """Accuracy against alpha, a dot for each run; the group named `baseline` is the band. `groups`: see read_runs."""
+    """Accuracy against alpha, a dot for each run; the group named `baseline` is the band. `groups`: see read_runs.
+
+    Raises:
+        UserError: two groups have the same alpha.
+    """
     figure = Figure(figsize=(6.5, 4), layout="constrained")
     axes = figure.subplots()
     band = [run.accuracy for run in groups[baseline]]
     axes.axhspan(min(band), max(band), color=BLUE, alpha=0.15, linewidth=0)
     axes.axhline(np.mean(band), color=BLUE, label=f"baseline, mean and range of {_seeds(band)}")
-    by_alpha = {}
-    for name, runs in groups.items():
-        if name != baseline:
-            by_alpha.setdefault(runs[0].alpha, []).extend(runs)
+    by_alpha = {runs[0].alpha: runs for name, runs in groups.items() if name != baseline}
+    if len(by_alpha) < len(groups) - 1:
+        raise UserError(f"two of {', '.join(groups)} have the same alpha, so that something else differs: leave one out")
     alphas = sorted(by_alpha)
     spread = [[run.accuracy for run in by_alpha[alpha]] for alpha in alphas]
     axes.plot(

@@ -6,10 +6,11 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT
+from matplotlib.text import Text
 from PIL import Image
 from visualdl import LogWriter
 
-from rdrop_paddle import UserError, plots
+from rdrop_paddle import UserError, drawing, plots
 from rdrop_paddle.curves import read_log
 from rdrop_paddle.vision import predictions
 
@@ -43,7 +44,7 @@ def table(tmp_path):
             for seed in range(3)
         ]
     rows += [["rdrop1", "failed", "test", "", "", 1, 2, 0, ""], ["trial", "finished", "val", 60, 100, 1, 2, 0, 180]]
-    rows += [["broken", "failed", "test", "", "", 9, 2, 0, ""]]
+    rows += [["rdrop1b", "finished", "test", 50, 100, 1, 2, 0, 180], ["broken", "failed", "test", "", "", 9, 2, 0, ""]]
     path = tmp_path / "runs.csv"
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
@@ -148,10 +149,22 @@ def test_accuracy_against_alpha_and_cost_is_the_mean_over_the_finished_runs(tabl
     np.testing.assert_allclose(axes.lines[1].get_xydata(), [[0, 54], [1, 55], [4, 58]])
     assert texts(axes) == ["baseline, mean and range of 3 seeds", "R-Drop, mean and range of 3 seeds"]
     assert axes.get_ylabel() == "test accuracy, %"
-    (axes,) = plots.cost_figure(groups).axes
+    assert [axes.patches[0].get_y(), axes.patches[0].get_height()] == pytest.approx([50, 2])
+    figure = plots.cost_figure(groups)
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    assert 101 * axes.child_axes[0].get_xlim()[1] == pytest.approx(axes.get_xlim()[1])  # in updates of the baseline
     points = [container.lines[0].get_xydata()[0].tolist() for container in axes.containers]
     np.testing.assert_allclose(points, [[101, 51], [180, 54], [180, 55], [140, 58]])
     assert texts(axes) == ["baseline", "R-Drop", "R-Drop", "R-Drop, 4 blocks shared"]
+
+
+def test_the_drawing_says_the_loss():
+    words = "".join(text.get_text() for text in drawing.method_figure().findobj(Text))
+    for letter in "PQ":
+        assert rf"\mathrm{{CE}}({letter},\, y)" in words and rf"\mathrm{{CE}}({letter}, y)" in words
+    assert words.count(r"\mathrm{KL}(P") == words.count(r"\mathrm{KL}(Q") == 2  # in its box, and in the formula
+    assert words.count(r"\alpha") == 2
 
 
 def test_what_cannot_be_drawn_is_a_user_error(plot, table, answers, tmp_path):
@@ -165,7 +178,11 @@ def test_what_cannot_be_drawn_is_a_user_error(plot, table, answers, tmp_path):
         (["test", other], "is no file of predictions"),
         (["alpha", tmp_path / "absent.csv", "--baseline", "a", "--runs", "b"], "cannot read .*absent.csv"),
         (["alpha", other, "--baseline", "a", "--runs", "b"], "is no table of runs"),
-        (["alpha", table, "--baseline", "base", "--runs", "many"], "no finished run named many, but base, rdrop0, rdrop1"),
+        (["alpha", table, "--baseline", "base", "--runs", "many"], "no finished run named many, but base, rdrop0, rdrop1,"),
+        (
+            ["alpha", table, "--baseline", "base", "--runs", "rdrop1", "rdrop4", "rdrop1b"],
+            "two of base, .* have the same alpha",
+        ),
         (["cost", table, "--runs", "base", "broken"], "no finished run named broken"),
         (["cost", table, "--runs", "base", "trial"], "partly on test, partly on held-out images"),
         (["method", "-o", tmp_path / "absent" / "figure.png"], "cannot write .*figure.png: No such file or directory"),
