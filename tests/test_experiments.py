@@ -186,7 +186,7 @@ def test_a_signal_ends_the_training_and_the_next_start_resumes_it(run, number, c
     start = time.monotonic()
     assert run(dict(name="long"), dict(name="later")) == 1
     assert time.monotonic() - start < 30 and starts() == ["long_seed0"] and rows() == []
-    assert capsys.readouterr().out.endswith("stopped: the same command goes on from the last checkpoint\n")
+    assert capsys.readouterr().out == "[1/2] long_seed0\nstopped: the same command goes on from the last checkpoint\n"
     Path("wait").unlink()
     assert run(dict(name="long"), dict(name="later")) == 0
     assert starts()[1:] == ["long_seed0 resumed", "later_seed0"]
