@@ -5,7 +5,7 @@ Logs of other projects may hold several values of one tag at one step, one of ea
 """
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +20,14 @@ VISUALDL = "vdlrecords.*.log"
 class Curve:
     """One tag over the steps that all runs have, with the range of all values at a step."""
 
-    steps: np.ndarray  # int64 [S], rising
-    mean: np.ndarray  # float64 [S], and so are the others
+    steps: np.ndarray  # float64 [S], rising, and so are the others
+    mean: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    block: int  # how many steps that were logged one after the other each of these stands for, by their mean
 
     def scaled(self, factor):
-        return Curve(self.steps, *(factor * values for values in (self.mean, self.low, self.high)))
+        return replace(self, mean=factor * self.mean, low=factor * self.low, high=factor * self.high)
 
 
 def read_log(path):
@@ -85,8 +86,11 @@ def repeated_steps(log):
     return found
 
 
-def curve(logs, tag):
+def curve(logs, tag, most=None):
     """The Curve of a tag over the logs of several runs, {path: log}.
+
+    With more than `most` steps, blocks of consecutive ones are averaged, in each run by itself; not where their number of
+    values differs.
 
     Raises:
         UserError: a log has no such tag, or the runs have no step in common.
@@ -103,5 +107,15 @@ def curve(logs, tag):
     if not steps:
         raise UserError(f"the runs {', '.join(map(str, logs))} have no step of {tag} in common: make each an arm of its own")
     pooled = [[value for run in runs for value in run[step]] for step in steps]
+    block = -(-len(steps) // (most or len(steps)))
+    if block > 1 and len({len(values) for values in pooled}) == 1:
+        steps, pooled = (_block_means(np.asarray(values), block) for values in (steps, pooled))
+    else:
+        block = 1
     mean, low, high = (np.asarray([of(values) for values in pooled]) for of in (np.mean, np.min, np.max))
-    return Curve(np.asarray(steps, "int64"), mean, low, high)
+    return Curve(np.asarray(steps, "float64"), mean, low, high, block)
+
+
+def _block_means(values, block):
+    """Along the first axis; the last block may be shorter."""
+    return np.stack([values[start : start + block].mean(axis=0) for start in range(0, len(values), block)])

@@ -16,6 +16,7 @@ from .errors import UserError
 
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
+MOST_POINTS = 60  # of a curve; a figure with more, each of one noisy batch, shows little else than noise
 PANELS = {"training loss, nats": ("train/loss", "train/ce"), "accuracy": ("val/accuracy", "test/accuracy")}
 IN_WORDS = {"train/loss": "loss", "train/ce": "cross entropy alone", "val/accuracy": "held-out", "test/accuracy": "test"}
 SPLITS = {"test": "test accuracy, %", "val": "held-out accuracy, %"}
@@ -87,7 +88,8 @@ def _draw_panel(axes, arms, panel, title):
                 axes.plot(one.steps, one.mean, "-" if tag == panel[0] else ":", color=colour, label=label + runs_in_words)
                 if tag == panel[0]:  # a second band would hide the first
                     axes.fill_between(one.steps, one.low, one.high, color=colour, alpha=0.2, linewidth=0)
-    axes.set_xlabel("update")
+    block = max(one.block for one in found)
+    axes.set_xlabel("update" + (f" (means of {block} that were logged)" if block > 1 else ""))
     axes.set_ylabel(title + (", %" if percent else ""))
     spread = any((one.high > one.low).any() for one in found)
     axes.legend(title="mean and range (min to max)" if spread else None, alignment="left")
@@ -96,7 +98,7 @@ def _draw_panel(axes, arms, panel, title):
 def _curves(logs, panel):
     """{tag: Curve} of one arm; of a panel's tags the logs need one only, and a curve that is the first again is left out."""
     there = [tag for tag in panel if any(tag in log for log in logs.values())] or panel[:1]
-    curves = {tag: curve(logs, tag) for tag in there}
+    curves = {tag: curve(logs, tag, MOST_POINTS) for tag in there}
     first = curves[there[0]]
     return {tag: one for tag, one in curves.items() if one is first or not np.array_equal(one.mean, first.mean)}
 

@@ -55,6 +55,19 @@ def test_mean_and_range_over_runs_are_numpys_at_the_steps_that_all_have(run_fold
         np.testing.assert_allclose(getattr(found, of), numpys, rtol=1e-12)
 
 
+def test_too_many_steps_are_averaged_in_blocks_of_each_run_by_itself(run_folder):
+    losses = np.random.default_rng(0).normal(size=[3, 20])
+    logs = read_all(*(run_folder(f"seed{n}", dict(enumerate(row, start=1))) for n, row in enumerate(losses)))
+    found = curve(logs, "train/loss", most=7)
+    blocks = losses[:, :18].reshape(3, 6, 3).mean(axis=2)
+    blocks = np.concatenate([blocks, losses[:, 18:].mean(axis=1, keepdims=True)], axis=1)
+    assert found.block == 3
+    assert found.steps.tolist() == [2, 5, 8, 11, 14, 17, 19.5]
+    for of, numpys in (("mean", np.mean), ("low", np.min), ("high", np.max)):
+        np.testing.assert_allclose(getattr(found, of), numpys(blocks, axis=0), rtol=1e-12)
+    assert curve(logs, "train/loss", most=20).block == curve(logs, "train/loss").block == 1
+
+
 def test_a_run_folder_and_its_visualdl_log_give_the_same_curves(tmp_path):
     shutil.copytree(RUN / "vdl", tmp_path / "copy" / "vdl")
     first, *others = (read_log(path) for path in (RUN, RUN / "vdl", *(RUN / "vdl").iterdir(), tmp_path / "copy"))
@@ -79,8 +92,8 @@ def test_several_values_of_a_step_are_counted_and_become_mean_and_range(visualdl
     of_ranks = [(10, 0.25), (10, 0.75), (5, 0.5), (10, 0.5), (20, 0.5), (20, 1.0)]
     log = read_log(visualdl_file({"eval/acc": of_ranks, "loss": [(1, 3.0), (2, 2.0)]}))
     assert repeated_steps(log) == {"eval/acc": (2, 3, 3)}
-    found = curve({"theirs": log}, "eval/acc")
-    assert found.steps.tolist() == [5, 10, 20]
+    found = curve({"theirs": log}, "eval/acc", most=2)  # more values at some steps than at others: no blocks of steps
+    assert found.block == 1 and found.steps.tolist() == [5, 10, 20]
     assert [found.mean.tolist(), found.low.tolist(), found.high.tolist()] == [
         [0.5, 0.5, 0.75],
         [0.5, 0.25, 0.5],
