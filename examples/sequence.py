@@ -1,6 +1,12 @@
 """R-Drop on sequences of different lengths, with `pad_mask`: a small transformer learns to sort digits.
 
 python examples/sequence.py
+
+About 20 seconds on 2 CPU cores; the last lines, digits of which differ between machines:
+
+update 400/400  loss 0.4470  cross entropy 0.2628  KL 0.1842
+other tokens and labels in the padding move the loss by 0.0
+test accuracy 0.9848 of the digits, 0.9090 of the sequences
 """
 
 import sys
@@ -38,23 +44,21 @@ class Sorter(nn.Layer):
         return self.head(self.encoder(x, may_be_seen))
 
 
-def main(steps=600):
+def main(steps=400):
     """Train, print and test; returns the accuracy over positions, and (loss, cross entropy, KL) of every update."""
     paddle.seed(0)
     rng = np.random.default_rng(0)
     model = Sorter()
     # "batchmean" divides by the positions that are not padding, so alpha means the same whatever the batch and its lengths
     criterion = kl_loss(alpha=1.0, reduction="batchmean")
-    schedule = paddle.optimizer.lr.LinearWarmup(2e-3, warmup_steps=50, start_lr=0.0, end_lr=2e-3)
-    optimizer = paddle.optimizer.Adam(schedule, parameters=model.parameters())
+    optimizer = paddle.optimizer.Adam(2e-3, parameters=model.parameters())
     history = []
     for update in range(1, steps + 1):
-        terms = two_passes(model, criterion, *batch(64, rng))
-        terms[0].backward()
+        loss, cross_entropy, kl = two_passes(model, criterion, *batch(64, rng))
+        loss.backward()
         optimizer.step()
         optimizer.clear_grad()
-        schedule.step()
-        history.append(tuple(term.item() for term in terms))
+        history.append((loss.item(), cross_entropy.item(), kl.item()))
         if update % 50 == 0:
             print("update {}/{}  loss {:.4f}  cross entropy {:.4f}  KL {:.4f}".format(update, steps, *history[-1]), flush=True)
     print(f"other tokens and labels in the padding move the loss by {influence_of_padding(model, criterion)}")

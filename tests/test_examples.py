@@ -25,6 +25,15 @@ def example():
     return load
 
 
+def check_that_alpha_counts(module, monkeypatch):
+    """With another alpha the first update leads to other weights."""
+    second_updates = []
+    for other in (0.0, 10.0):
+        monkeypatch.setattr(module, "kl_loss", lambda alpha, reduction, other=other: kl_loss(other, reduction))
+        second_updates.append(module.main(steps=2)[1][1])
+    assert second_updates[0][1] != second_updates[1][1]
+
+
 def check_training(history, falls_to):
     """Of (loss, cross entropy, KL): the cross entropy falls to that share, the KL is not zero and part of the loss."""
     assert history[-1][1] < falls_to * history[0][1]
@@ -32,15 +41,18 @@ def check_training(history, falls_to):
         assert kl > 1e-3 and loss == pytest.approx(cross_entropy + kl, rel=1e-4)
 
 
-def test_resnet18_learns_in_a_loop_of_40_lines(example):
+def test_resnet18_learns_in_a_loop_of_40_lines(example, monkeypatch):
     module = example("resnet18")
     assert len(inspect.getsource(module.main).splitlines()) <= 40
-    _, history = module.main(steps=8)
+    images, test_images, label, test_label = module.digits()
+    monkeypatch.setattr(module, "digits", lambda: (images, test_images[:50], label, test_label[:50]))  # for seconds
+    _, history = module.main(steps=6)
     check_training(history, falls_to=0.8)
+    check_that_alpha_counts(module, monkeypatch)
 
 
 def test_the_high_level_api_learns_and_predicts_what_it_reports(example):
-    reported, predicted = example("high_level_api").main(steps=60)
+    reported, predicted = example("high_level_api").main(epochs=3)
     assert reported == pytest.approx(predicted) and reported > 0.6
 
 
@@ -50,12 +62,14 @@ def test_the_wrapper_runs_twice_in_training_only(example):
     logits = rdrop(images)
     assert logits.shape == [16, 10] and (logits != rdrop.second_logits).any()
     assert rdrop.loss(logits, label).item() == criterion(logits, rdrop.second_logits, label).item()
+    second_logits = rdrop.second_logits
     rdrop.eval()
-    assert (rdrop(images) == images).all() and "second_logits" not in rdrop.state_dict()
+    assert (rdrop(images) == images).all() and rdrop.second_logits is second_logits
+    assert "second_logits" not in rdrop.state_dict()
     assert rdrop.loss(images, label).item() == pytest.approx(paddle.nn.functional.cross_entropy(images, label).item())
 
 
-def test_the_sequence_example_learns_and_padding_does_not_matter(example):
+def test_the_sequence_example_learns_and_padding_does_not_matter(example, monkeypatch):
     module = example("sequence")
     accuracy, history = module.main(steps=60)
     check_training(history, falls_to=0.9)
@@ -68,12 +82,13 @@ def test_the_sequence_example_learns_and_padding_does_not_matter(example):
             return super().forward(tokens, paddle.zeros_like(pad_mask))
 
     assert module.influence_of_padding(Careless(), criterion) > 1e-3
+    check_that_alpha_counts(module, monkeypatch)
 
 
 def test_the_examples_run_as_scripts_from_anywhere(tmp_path):
     files = [ROOT / "examples" / f"{name}.py" for name in ("resnet18", "high_level_api", "sequence")]
     for file in files:
         assert f"\npython examples/{file.name}\n" in file.read_text()
-    code = f"import runpy\nfor file in {[*map(str, files)]}: runpy.run_path(file)['main'](steps=1)"
+    code = f"import runpy\nfor file in {[*map(str, files)]}: runpy.run_path(file)['main'](1)"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and done.stdout.count("test accuracy") == 3, done.stdout + done.stderr
