@@ -36,27 +36,47 @@ class Exported:
 
     def __call__(self, *tensors):
         self._predictor = self._predictor or _export(self._layer, tensors)
-        for name, tensor in zip(self._predictor.get_input_names(), tensors):
-            self._predictor.get_input_handle(name).copy_from_cpu(tensor.numpy())
-        self._predictor.run()
-        (name,) = self._predictor.get_output_names()
-        return paddle.to_tensor(self._predictor.get_output_handle(name).copy_to_cpu())
+        return paddle.to_tensor(run(self._predictor, *(tensor.numpy() for tensor in tensors)))
+
+
+def save(layer, specification, prefix):
+    """Write the program of `layer`, which is in evaluation mode, and its parameters; returns the paths of these two files.
+
+    Args:
+        specification: an InputSpec for each input.
+        prefix: the files' path without the suffix: .json (.pdmodel with Paddle 2) and .pdiparams.
+    """
+    # calls are recorded as they are; Paddle's translation of their source code would take several seconds
+    paddle.jit.ignore_module(list({sys.modules[type(part).__module__] for part in layer.sublayers(include_self=True)}))
+    with _hidden_warnings():
+        paddle.jit.save(layer, str(prefix), input_spec=specification)
+    program = next(path for path in (f"{prefix}.json", f"{prefix}.pdmodel") if os.path.exists(path))
+    return program, f"{prefix}.pdiparams"
+
+
+def load(program, parameters):
+    """A predictor of Paddle's inference engine, on the CPU, for the files of `save`."""
+    settings = inference.Config(program, parameters)
+    settings.disable_gpu()
+    settings.disable_glog_info()
+    settings.enable_mkldnn()
+    settings.set_cpu_math_library_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+    return inference.create_predictor(settings)
+
+
+def run(predictor, *arrays):
+    """The one output of `predictor` for numpy arrays, as another."""
+    for name, array in zip(predictor.get_input_names(), arrays):
+        predictor.get_input_handle(name).copy_from_cpu(array)
+    predictor.run()
+    (name,) = predictor.get_output_names()
+    return predictor.get_output_handle(name).copy_to_cpu()
 
 
 def _export(layer, tensors):
     specification = [InputSpec([None, *tensor.shape[1:]], tensor.dtype) for tensor in tensors]
-    # calls are recorded as they are; Paddle's translation of their source code would take several seconds
-    paddle.jit.ignore_module(list({sys.modules[type(part).__module__] for part in layer.sublayers(include_self=True)}))
     with tempfile.TemporaryDirectory() as folder:
-        with _hidden_warnings():
-            paddle.jit.save(layer, f"{folder}/layer", input_spec=specification)
-        program = next(path for path in (f"{folder}/layer.json", f"{folder}/layer.pdmodel") if os.path.exists(path))
-        settings = inference.Config(program, f"{folder}/layer.pdiparams")
-        settings.disable_gpu()
-        settings.disable_glog_info()
-        settings.enable_mkldnn()
-        settings.set_cpu_math_library_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
-        return inference.create_predictor(settings)
+        return load(*save(layer, specification, f"{folder}/layer"))
 
 
 @contextlib.contextmanager

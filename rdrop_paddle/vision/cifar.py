@@ -29,6 +29,7 @@ class CifarArchive:
     meta: str
     label_key: str
     class_names_key: str
+    class_names: str  # those of the archive, blanks between them, for users who have weights and no archive
 
     @property
     def file_name(self):
@@ -48,6 +49,15 @@ CIFAR100 = CifarArchive(
     meta="meta",
     label_key="fine_labels",
     class_names_key="fine_label_names",
+    class_names="""
+        apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+        caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
+        forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
+        mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
+        possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
+        sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale
+        willow_tree wolf woman worm
+    """,
 )
 CIFAR10 = CifarArchive(
     url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
@@ -66,6 +76,7 @@ CIFAR10 = CifarArchive(
     meta="batches.meta",
     label_key="labels",
     class_names_key="label_names",
+    class_names="airplane automobile bird cat deer dog frog horse ship truck",
 )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import List
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..console import say
 from ..errors import UserError
@@ -20,6 +20,7 @@ from . import cifar
 
 CIFAR = {"cifar100": cifar.CIFAR100, "cifar10": cifar.CIFAR10}
 CHOICE_SEED = 0  # of the held-out part and the subset: the same images whatever the training seed
+DIGITS = tuple("0123456789")
 DIGITS_TEST_SHARE = 0.4
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
@@ -65,6 +66,16 @@ def load_splits(config, part):
     if config.val_fraction > 0 and not len(val):
         raise UserError(f"data.val_fraction {config.val_fraction} holds out no image of any class: raise it, or set 0")
     return {"train": official.take(train), "val": official.take(val)}
+
+
+def class_names(config):
+    """The names of the classes by a DataConfig, without reading the data; None for an image folder that is not here."""
+    if config.name in CIFAR:
+        return CIFAR[config.name].class_names.split()
+    if config.name == "digits":
+        return list(DIGITS)
+    train = Path(config.path).expanduser() / "train"
+    return _class_folders(train) if config.path and train.is_dir() else None
 
 
 def fingerprint(images):
@@ -119,7 +130,7 @@ def _digits(part):
     train, test = split_indices(digits.target, DIGITS_TEST_SHARE, None)
     chosen = train if part == "train" else test
     grey = np.round(digits.images[chosen] * (255 / 16)).astype("uint8")  # [N, 8, 8], 0..16 before
-    return _all_of(np.repeat(grey[..., None], 3, axis=-1), digits.target[chosen].astype("int64"), [str(n) for n in range(10)])
+    return _all_of(np.repeat(grey[..., None], 3, axis=-1), digits.target[chosen].astype("int64"), list(DIGITS))
 
 
 def _image_folder(path, part):
@@ -186,7 +197,7 @@ class FileDataset:
         return [images, self.images.labels[indices], indices]
 
     def _read_image(self, epoch, index, path):
-        image = _open_image(path)
+        image = open_image(path)
         (box,), (flip,) = self.augmentation.draw(epoch, [index], *image.size)
         image = image.crop(box.tolist()).resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
         return np.asarray(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image)
@@ -197,11 +208,21 @@ def dataset(images, image_size, augmentation):
     return FileDataset(images, augmentation, image_size) if images.are_files else ArrayDataset(images, augmentation)
 
 
-def _open_image(path):
+def open_image(path):
+    """An image file of 8 or 16 bits a channel as RGB of 8, upright as its EXIF orientation says.
+
+    Raises:
+        UserError: it is absent or no such image.
+    """
     try:
         with Image.open(path) as file:
-            return file.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow raises any of them
+            image = ImageOps.exif_transpose(file)
+        if image.mode.startswith("I;16"):  # Pillow's own conversion makes white of all from 255 on
+            image = Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
+        elif image.mode in ("I", "F"):
+            raise ValueError("32 bits a pixel do not say which value is white")
+        return image.convert("RGB")
+    except Exception as error:  # damaged files make Pillow raise OSError, SyntaxError, struct.error, TypeError and more
         raise UserError(f"cannot read the image {path}: {error}") from None
 
 

@@ -71,7 +71,8 @@ class VisionTransformer(nn.Layer):
         dropout in them. `recompute` keeps only the blocks' inputs for the backward pass, which computes the rest again.
         """
         x = self.patch_embed(images)  # [N, L-1, D]
-        x = paddle.concat([self.cls_token.expand_as(x[:, :1]).astype(x.dtype), x], axis=1)
+        class_token = paddle.zeros_like(x[:, :1]) + self.cls_token.astype(x.dtype)  # not expand: paddle2onnx gets it wrong
+        x = paddle.concat([class_token, x], axis=1)
         x = x + self.pos_embed  # [N, L, D]
         if shared_blocks == 0:
             x = _repeated(x, passes)

@@ -49,17 +49,31 @@ class ImageClassification:
             self._images |= data.load_splits(self.config.data, "test" if split == "test" else "train")
             if self.rank == 0:
                 ranks.wait_for_all()
-            images = self._images[split]
-            if len(images.class_names) != self.config.model.classes:
-                raise UserError(
-                    f"model.classes is {self.config.model.classes} but {self.config.data.path or self.config.data.name} has "
-                    f"{len(images.class_names)} classes: set model.classes={len(images.class_names)}"
-                )
+            self._check_classes(self._images[split].class_names)
         return self._images[split]
 
     def size(self, split):
         """How many images a split has."""
         return len(self.images(split).labels)
+
+    def class_names(self):
+        """The names of the classes, without reading the data; "class 17" and the like for an image folder that is not here.
+
+        Raises:
+            UserError: the data set has another number of classes than the model.
+        """
+        names = data.class_names(self.config.data)
+        if names is None:
+            return [f"class {label}" for label in range(self.config.model.classes)]
+        self._check_classes(names)
+        return names
+
+    def _check_classes(self, names):
+        if len(names) != self.config.model.classes:
+            raise UserError(
+                f"model.classes is {self.config.model.classes} but {self.config.data.path or self.config.data.name} has "
+                f"{len(names)} classes: set model.classes={len(names)}"
+            )
 
     def batches(self, split, first_update=1):
         """Batches of this rank as tensors: pixels and what `model_input` needs to crop them, then labels [N] and indices [N].

@@ -1,0 +1,40 @@
+"""Models for paddle.hub, such as
+
+paddle.hub.load(FOLDER, "vit_ti16_cifar100_rdrop", source="local")    FOLDER being the one that this file is in
+"""
+
+import pathlib
+
+import rdrop_paddle  # a module and no names of it: Paddle takes every function and class here for a model
+
+dependencies = ["paddle", "numpy", "omegaconf", "yaml", "safetensors"]
+
+
+def vit_ti16_cifar100_rdrop(pretrained=True):
+    """ViT-Ti/16 trained on CIFAR-100 at 96 px with R-Drop (arXiv 2106.14448); 5.5 million parameters.
+
+        model = paddle.hub.load(FOLDER, "vit_ti16_cifar100_rdrop", source="local")
+        probabilities = paddle.nn.functional.softmax(model(images))  # [N, 100]
+
+    Feed it float32 [N, 3, 96, 96]: whole images in RGB, resized to 96 x 96 pixels (bilinear), with values from -1 to 1:
+    (x / 255 - 0.5) / 0.5 for bytes x. It gives logits [N, 100], in the alphabetical order of CIFAR-100's fine classes,
+    `rdrop_paddle.vision.cifar.CIFAR100.class_names.split()`.
+
+    Args:
+        pretrained: load the released weights, results/vit_ti16_cifar100_rdrop/model.safetensors, and switch to evaluation,
+            that is without dropout; False gives random weights in training mode.
+
+    Raises:
+        rdrop_paddle.UserError: the weights are not there, or damaged.
+    """
+    released = pathlib.Path(__file__).resolve().parent / "results" / "vit_ti16_cifar100_rdrop"
+    weights = released / "model.safetensors"
+    if pretrained and not weights.exists():
+        raise rdrop_paddle.UserError(
+            f"no released weights at {weights}: get them with the whole repository, or give pretrained=False"
+        )
+    model = rdrop_paddle.build_model(rdrop_paddle.load_config(released / "config.yaml").model)
+    if pretrained:
+        rdrop_paddle.load_weights(model, weights)
+        model.eval()
+    return model

@@ -1,0 +1,76 @@
+"""hubconf.py, as Paddle's hub reads it."""
+
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import paddle
+import pytest
+from conftest import ROOT
+
+from rdrop_paddle import UserError, build_model
+from rdrop_paddle.checkpoint import model_arrays, save_weights
+
+NAME = "vit_ti16_cifar100_rdrop"
+AS_A_USER = f"""
+import sys, paddle
+repository, weights = sys.argv[1:]
+assert "rdrop_paddle" not in sys.modules
+assert paddle.hub.list(repository, source="local") == ["{NAME}"]
+model = paddle.hub.load(repository, "{NAME}", source="local")
+assert not model.training
+import safetensors.numpy
+for name, array in safetensors.numpy.load_file(weights).items():
+    assert (dict(model.named_parameters())[name].numpy() == array).all(), name
+assert paddle.hub.load(repository, "{NAME}", source="local", pretrained=False).training
+print(list(model(paddle.zeros([2, 3, 8, 8])).shape))
+"""
+
+
+@pytest.fixture
+def repository(tiny_config, tmp_path):
+    """A copy of what the hub needs, with a tiny model as the released one."""
+    folder = tmp_path / "copy"
+    released = folder / "results" / NAME
+    released.mkdir(parents=True)
+    config = tiny_config()
+    (released / "config.yaml").write_text(config.to_yaml())
+    save_weights(model_arrays(build_model(config.model)), released / "model.safetensors")
+    for name in ("configs", "rdrop_paddle"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "hubconf.py", folder)
+    return folder
+
+
+def test_the_hub_lists_and_loads_the_released_model_from_anywhere(repository, tmp_path):
+    weights = repository / "results" / NAME / "model.safetensors"
+    command = [sys.executable, "-c", AS_A_USER, str(repository), str(weights)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[2, 10]"
+
+
+def test_weights_that_are_absent_or_damaged_are_a_users_error(repository):
+    weights = repository / "results" / NAME / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError, match="model.safetensors"):
+        paddle.hub.load(str(repository), NAME, source="local")
+    weights.unlink()
+    with pytest.raises(UserError, match=f"no released weights at .*{NAME}/model.safetensors: get them"):
+        paddle.hub.load(str(repository), NAME, source="local")
+
+
+def test_help_says_how_to_feed_the_model():
+    text = paddle.hub.help(str(ROOT), NAME, source="local")
+    for words in ("[N, 3, 96, 96]", "(x / 255 - 0.5) / 0.5", "bilinear", "logits [N, 100]", "without dropout"):
+        assert words in text
+
+
+@pytest.mark.real
+def test_the_released_model_is_the_one_that_help_describes():
+    if not (ROOT / "results" / NAME / "model.safetensors").exists():
+        pytest.skip(f"no released weights in results/{NAME}")
+    model = paddle.hub.load(str(ROOT), NAME, source="local")
+    assert model(paddle.zeros([2, 3, 96, 96])).shape == [2, 100]
+    assert 5.45e6 < sum(int(np.prod(p.shape)) for p in model.parameters()) < 5.55e6
