@@ -14,6 +14,7 @@ import torch
 
 from rdrop_paddle.checkpoint import model_arrays
 from rdrop_paddle.config import BASE, load_config
+from rdrop_paddle.console import say
 from rdrop_paddle.loss import RDropLoss
 from rdrop_paddle.trainer import Trainer
 from rdrop_paddle.vision.architectures import ARCHITECTURES
@@ -66,7 +67,11 @@ class Alignment:
 
     def run(self):
         """All checks, as rows."""
-        return [*self.forward_and_metric(), *self.loss(), *self.backward(), *self.training()]
+        rows = []
+        for check in (self.forward_and_metric, self.loss, self.backward, self.training):
+            say(f"comparing: {check.__name__.replace('_', ' ')}")
+            rows += check()
+        return rows
 
     def models(self, config, reset_head):
         """(this package's model, torch's), each with the weights read by its own code."""

@@ -17,6 +17,7 @@ from typing import Optional
 
 from rdrop_paddle import command_line
 from rdrop_paddle.config import load_config
+from rdrop_paddle.console import say
 from rdrop_paddle.errors import UserError
 from rdrop_paddle.vision.architectures import with_numbers
 
@@ -82,6 +83,7 @@ def measure(side):
     Raises:
         UserError: the config is wrong, or the processes failed; the message ends with what they said last.
     """
+    say(f"measuring {side.label()}")
     overrides = [*side.overrides, *side.changes]
     config = load_config(side.config, overrides)
     numbers = with_numbers(config.model)

@@ -13,13 +13,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from rdrop_paddle import UserError, command_line
+from rdrop_paddle import UserError, command_line, console
 
 
 def main():
     arguments = command_line.parser(__doc__)
     arguments.add_argument("--output", default=ROOT / "results" / "alignment", help="folder for the results")
     options = arguments.parse_args()
+    console.say("loading torch, transformers and Paddle")
     try:
         import torch  # noqa: F401
         import transformers  # noqa: F401

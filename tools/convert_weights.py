@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from rdrop_paddle import UserError, command_line
+from rdrop_paddle import UserError, command_line, console
 
 
 def main():
@@ -27,6 +27,7 @@ def main():
     if Path(options.target).exists():
         raise UserError(f"{options.target} exists already: choose another name")
 
+    console.say("loading Paddle")
     from rdrop_paddle.vision.weight_formats import read_weights, write_weights
     from rdrop_paddle.vision.weights import Row, WeightReport
 
