@@ -60,7 +60,7 @@ def load(program, parameters):
     settings.disable_gpu()
     settings.disable_glog_info()
     settings.enable_mkldnn()
-    settings.set_cpu_math_library_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+    settings.set_cpu_math_library_num_threads(_threads())
     return inference.create_predictor(settings)
 
 
@@ -69,8 +69,13 @@ def run(predictor, *arrays):
     for name, array in zip(predictor.get_input_names(), arrays):
         predictor.get_input_handle(name).copy_from_cpu(array)
     predictor.run()
+    paddle.base.core.set_num_threads(_threads())  # which the predictor leaves changed, and with it the rounding of training
     (name,) = predictor.get_output_names()
     return predictor.get_output_handle(name).copy_to_cpu()
+
+
+def _threads():
+    return int(os.environ.get("OMP_NUM_THREADS", 1))
 
 
 def _export(layer, tensors):

@@ -1,10 +1,13 @@
 """The exported layer evaluates as the layer does, and leaves it as it was."""
 
+import os
+
 import numpy as np
 import paddle
 import pytest
 
 from rdrop_paddle import build_model, evaluate, inference
+from rdrop_paddle.trainer import Trainer
 from rdrop_paddle.vision.task import ImageClassification
 
 pytestmark = pytest.mark.skipif(not paddle.base.core.is_compiled_with_mkldnn(), reason="this Paddle has no oneDNN")
@@ -57,3 +60,23 @@ def test_an_evaluation_counts_the_same_exported_or_not(tiny_config, monkeypatch)
     assert evaluate(task, "test") == plain and len(exports) == 1
     monkeypatch.setattr(inference, "WORTHWHILE", work + 1)
     assert evaluate(task, "test") == plain and len(exports) == 1
+
+
+def test_training_goes_on_to_the_bit_as_without_an_export(tiny_config):
+    def losses(exports):
+        task = ImageClassification(tiny_config("model.drop_rate=0.1", "rdrop.alpha=1"))
+        trainer = Trainer(task, task.config)
+        if exports:
+            task.model.eval()
+            inference.Exported(task.model)(images(task.config.model, 4))
+            task.model.train()
+        for _ in range(6):
+            trainer.step(trainer.read()[0])
+        return trainer.fetch(None), [parameter.numpy().tobytes() for parameter in task.model.parameters()]
+
+    paddle.base.core.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # as in a process that has exported nothing
+    paddle.seed(0)
+    expected = losses(exports=False)
+    for exports in (True, False):
+        paddle.seed(0)
+        assert losses(exports) == expected

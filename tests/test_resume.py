@@ -97,7 +97,8 @@ def test_other_training_data_are_refused(saved):
     folder, overrides = saved
     config = load_config(BASE, overrides)
     task = ImageClassification(config)
-    task.images("train").images[5, 3, 3, 1] += 1  # one of 76,800 numbers
+    images = task.images("train")
+    images.source[images.rows[5], 3, 3, 1] += 1  # one of 76,800 numbers
     with pytest.raises(UserError, match="training_data.train was .* and is .*"):
         Trainer(task, config).restore(folder)
 

@@ -246,7 +246,7 @@ def test_faults_of_an_image_folder_are_named(image_folder, tiny_config, tmp_path
     with pytest.raises(UserError, match="train/horse: no images of this class to train on; remove the folder"):
         load("train")
     with pytest.raises(UserError, match=r"data.path is empty: set data.path=FOLDER, with train/<class>/"):
-        load("train", "")
+        load("train", "''")
 
 
 def test_a_folder_without_val_is_tested_on_what_is_held_out(image_folder, tiny_config):
