@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 
+import numpy as np
 import paddle
 from paddle import inference
 from paddle.static import InputSpec
@@ -27,16 +28,23 @@ class Exported:
     """What `layer`, which is in evaluation mode, computes with its weights of now: one tensor [N, ...] from others, for any N.
 
     It is exported at the first call, whose tensors show the types, and the shapes but for N. What the layer does must not
-    depend on values of tensors otherwise than by computing with them.
+    depend on values of tensors otherwise than by computing with them, nor one example's output on the other examples: a
+    smaller batch is filled up to the size of the first, because the engine would keep another copy of the weights for it.
     """
 
     def __init__(self, layer):
         self._layer = layer
         self._predictor = None
+        self._size = 0  # of the first batch
 
     def __call__(self, *tensors):
-        self._predictor = self._predictor or _export(self._layer, tensors)
-        return paddle.to_tensor(run(self._predictor, *(tensor.numpy() for tensor in tensors)))
+        count = len(tensors[0])
+        if self._predictor is None:
+            self._predictor, self._size = _export(self._layer, tensors), count
+        arrays = (tensor.numpy() for tensor in tensors)
+        if count < self._size:
+            arrays = (np.concatenate([array, np.repeat(array[:1], self._size - count, axis=0)]) for array in arrays)
+        return paddle.to_tensor(run(self._predictor, *arrays)[:count])
 
 
 def save(layer, specification, prefix):

@@ -34,6 +34,16 @@ def test_an_exported_layer_computes_the_same_for_any_number_of_images(model, tin
     assert "not support" not in capfd.readouterr().err  # what Paddle's C++ says while it exports
 
 
+def test_a_smaller_batch_is_filled_up_for_the_engine(model, tiny_config, monkeypatch):
+    """It keeps the weights in a layout for each size that it has seen."""
+    sizes, run = [], inference.run
+    monkeypatch.setattr(inference, "run", lambda engine, *arrays: sizes.append(len(arrays[0])) or run(engine, *arrays))
+    exported = inference.Exported(model)
+    for count in (8, 8, 3):
+        assert len(exported(images(tiny_config().model, count))) == count
+    assert sizes == [8, 8, 8]
+
+
 def test_the_layer_trains_on_after_it_was_exported_and_a_new_export_has_the_new_weights(model, tiny_config):
     batch = images(tiny_config().model, 4)
     names, first = list(model.state_dict()), inference.Exported(model)(batch).numpy()

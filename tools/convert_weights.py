@@ -2,9 +2,10 @@
 
 python tools/convert_weights.py ViT-B_16.npz vit_b16.safetensors
 python tools/convert_weights.py cifar100-224_checkpoint.pdparams vit_b16_cifar100.safetensors
+python tools/convert_weights.py output/vit_ti16_cifar100_rdrop/best.safetensors model.safetensors --float16
 
 The source may be any file that tools/eval.py reads. .npz is Google's layout, .safetensors timm's names in torch's layout,
-.pdparams PaddleClas's. There and back gives identical bytes for every tensor.
+.pdparams PaddleClas's. There and back gives identical bytes for every tensor; with --float16 half of them, rounded.
 """
 
 import sys
@@ -20,6 +21,7 @@ def main():
     arguments.add_argument("source", metavar="SOURCE")
     arguments.add_argument("target", metavar="TARGET")
     arguments.add_argument("--heads", type=int, help="attention heads, for .npz from a width that no released ViT has")
+    arguments.add_argument("--float16", action="store_true", help="round the numbers to 16 bits")
     arguments.add_argument("--sha256", help="what the source's must be")
     options = arguments.parse_args()
     if options.heads is not None and options.heads < 1:
@@ -35,6 +37,8 @@ def main():
     rows = [
         Row(name, action, f"{origin} {list(weights.tensors[name].shape)}") for name, (action, origin) in weights.made.items()
     ]
+    if options.float16:
+        weights.halve()
     report = WeightReport(options.source, weights.format, weights.sha256, rows)
     write_weights(weights, options.target, options.heads)
     print(report.table())

@@ -50,6 +50,18 @@ class SourceWeights:
         else:
             self.add(name, array, "loaded", source)
 
+    def halve(self):
+        """Round the tensors to float16: half the space, and a weight moves by at most 1/2048 of it, or by 3e-8.
+
+        Raises:
+            UserError: a number is too large for float16.
+        """
+        for name, array in self.tensors.items():
+            with np.errstate(over="ignore"):
+                self.tensors[name] = array.astype("float16")
+            if np.isinf(self.tensors[name]).any():
+                raise UserError(f"{name} holds numbers up to {abs(array).max():.3g}, too large for float16: keep float32")
+
 
 def read_weights(path, sha256=None):
     """The tensors of a weight file of any released format; `sha256` as in `load_weights`.

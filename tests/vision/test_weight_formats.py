@@ -320,6 +320,21 @@ def test_conversion_there_and_back_keeps_every_byte(model, tmp_path, google_npz,
             assert found[name].tobytes() == array.tobytes()
 
 
+def test_halved_weights_load_as_the_nearest_float16(model, tiny_config, tmp_path):
+    save_weights(model_arrays(model), tmp_path / "best.safetensors")
+    weights = read_weights(tmp_path / "best.safetensors")
+    weights.halve()
+    write_weights(weights, tmp_path / "half.safetensors")
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * (tmp_path / "best.safetensors").stat().st_size
+    other = build_model(tiny_config().model)
+    load_weights(other, tmp_path / "half.safetensors")
+    for before, after in zip(model.parameters(), other.parameters()):
+        np.testing.assert_array_equal(after.numpy(), before.numpy().astype("float16").astype("float32"))
+    weights.tensors["head.bias"] = np.full(10, 1e5, "float32")
+    with pytest.raises(UserError, match="head.bias holds numbers up to 1e.05, too large for float16: keep float32"):
+        weights.halve()
+
+
 def test_converted_files_are_what_their_libraries_expect(model, tmp_path, google_npz):
     source, arrays = google_npz(model)
     write_weights(read_weights(source), tmp_path / "weights.safetensors")
