@@ -24,6 +24,7 @@ import pytest  # noqa: E402
 
 from rdrop_paddle.config import BASE, load_config  # noqa: E402
 from rdrop_paddle.vision import cifar  # noqa: E402
+from rdrop_paddle.vision.task import ImageClassification  # noqa: E402
 
 TINY = [
     "model.name=custom",
@@ -57,6 +58,19 @@ def tiny_overrides(tmp_path):
 def tiny_config(tiny_overrides):
     """tiny_config("train.steps=2", ...) -> Config"""
     return lambda *overrides: load_config(BASE, [*tiny_overrides, *overrides])
+
+
+@pytest.fixture
+def task(tiny_config):
+    """task("train.seed=1", ...) -> ImageClassification of a tiny model with weights large enough for sure answers"""
+
+    def make(*overrides):
+        task = ImageClassification(tiny_config("eval.batch_size=8", *overrides))
+        for seed, parameter in enumerate(task.model.parameters()):
+            parameter.set_value(np.random.default_rng(seed).normal(0, 0.5, parameter.shape).astype("float32"))
+        return task
+
+    return make
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def main():
     config = load_config(options.config, options.override)
 
     from rdrop_paddle import load_weights
-    from rdrop_paddle.vision import prediction
+    from rdrop_paddle.vision import attention, prediction
     from rdrop_paddle.vision.data import IMAGE_SUFFIXES, data_root, open_image
     from rdrop_paddle.vision.task import ImageClassification
     from rdrop_paddle.vision.weights import find_weights
@@ -64,9 +64,9 @@ def main():
                 Path(options.json).write_text(text)
     first = next((answer.path for answer in found if not answer.error), None)
     if options.attention and first:
-        rollout = prediction.attention_rollout(task.model, prediction.model_input(task, first))
+        shares = attention.rollout(task.model, prediction.model_input(task, first))
         with durable.writing(options.attention, "free some space or choose another place"):
-            prediction.overlay(open_image(first), rollout).save(options.attention)
+            attention.overlay(open_image(first), shares).save(options.attention)
     return 1 if any(answer.error for answer in found) else 0
 
 

@@ -1,4 +1,4 @@
-"""Predictions of image files: the pixels, the dropout passes, the attention, and tools/predict.py."""
+"""Predictions of image files: the pixels, the dropout passes, and tools/predict.py."""
 
 import importlib.util
 import json
@@ -16,19 +16,6 @@ from rdrop_paddle.checkpoint import model_arrays, save_weights
 from rdrop_paddle.config import BASE
 from rdrop_paddle.vision import cifar, data, prediction
 from rdrop_paddle.vision.task import ImageClassification
-
-
-@pytest.fixture
-def task(tiny_config):
-    """A tiny model with weights large enough for sure answers."""
-
-    def make(*overrides):
-        task = ImageClassification(tiny_config("eval.batch_size=8", *overrides))
-        for seed, parameter in enumerate(task.model.parameters()):
-            parameter.set_value(np.random.default_rng(seed).normal(0, 0.5, parameter.shape).astype("float32"))
-        return task
-
-    return make
 
 
 def random_images(count, height=32, width=32):
@@ -168,59 +155,6 @@ def test_passes_that_could_not_differ_are_refused(task):
     with pytest.raises(UserError, match="model.drop_rate is 0"):
         next(prediction.predict(task("model.drop_rate=0"), ["any.png"], passes=2))
     next(prediction.predict(task("model.drop_rate=0", "model.proj_drop_rate=0.1"), ["any.png"], passes=2))
-
-
-@pytest.fixture
-def tokens():
-    return paddle.to_tensor(np.random.default_rng(3).normal(size=[2, 5, 16]).astype("float32"))
-
-
-@paddle.no_grad()
-def test_attention_weights_are_those_of_paddles_fused_attention(task, tokens):
-    block = task().model.blocks[0]
-    weights = prediction.attention_weights(block, tokens)
-    assert weights.shape == [2, 2, 5, 5]
-    heads = [part.reshape([2, 5, 2, 8]) for part in block.attn.qkv(block.norm1(tokens)).chunk(3, axis=-1)]
-    mixed = weights.matmul(heads[2].transpose([0, 2, 1, 3])).transpose([0, 2, 1, 3])  # [N, L, H, D/H]
-    np.testing.assert_allclose(mixed.numpy(), F.scaled_dot_product_attention(*heads).numpy(), atol=1e-5)
-    attended = block.attn(block.norm1(tokens))
-    np.testing.assert_allclose(block.attn.proj(mixed.flatten(2)).numpy(), attended.numpy(), atol=1e-4)
-
-
-@paddle.no_grad()
-def test_rollout_is_the_product_of_the_blocks_weights(task):
-    model = task("model.image_size=12").model
-    image = paddle.to_tensor(np.random.default_rng(0).uniform(-1, 1, [1, 3, 12, 12]).astype("float32"))
-    model.eval()
-    before = model(image).numpy()
-    found = prediction.attention_rollout(model, image)
-    np.testing.assert_array_equal(model(image).numpy(), before)
-    assert not any(block._forward_pre_hooks for block in model.blocks)
-    x = model.patch_embed(image)
-    x = paddle.concat([model.cls_token, x], axis=1) + model.pos_embed
-    rollout = np.eye(10)
-    for block in model.blocks:
-        residual = prediction.attention_weights(block, x).numpy()[0].mean(axis=0) + np.eye(10)
-        rollout = residual / residual.sum(axis=1, keepdims=True) @ rollout
-        x = block(x)
-    assert rollout[0].sum() == pytest.approx(1)
-    np.testing.assert_allclose(found, rollout[0, 1:].reshape(3, 3), atol=1e-6)
-    assert np.ptp(found) > 0.01
-
-
-def test_the_overlay_is_yellow_where_attention_is_and_blue_where_it_is_not():
-    image = Image.fromarray(np.full([10, 20, 3], 128, "uint8"))
-    attention = np.zeros([4, 4], "float32")
-    attention[0, 3] = 0.2
-    both = np.asarray(prediction.overlay(image, attention)).astype(int)  # [H, 2W, 3]
-    assert both.shape == (224, 896, 3)
-    left, right = both[:, :448], both[:, 448:]
-    assert (left == 128).all()
-    yellow, blue = right[10, 438], right[213, 10]
-    assert yellow[0] > 180 and yellow[1] > 180 and yellow[2] < 110
-    assert blue[0] < 70 and blue[1] < 70 and blue[2] > 90
-    flat = np.asarray(prediction.overlay(image, np.full([4, 4], 0.1, "float32")))
-    assert (flat[:, 448:] == flat[0, -1]).all()
 
 
 def test_classes_have_names_without_the_data(tiny_config, tmp_path):
