@@ -1,13 +1,14 @@
 # make train       set up .venv, train the quickstart twice (baseline and R-Drop), evaluate and compare; 2 cores, minutes
 # make dashboard   show the runs under output/, or those of another folder with FOLDER=results/digits_quickstart, in a browser
 # make test        set up .venv with the test packages and run the tests
+# make test-matrix the same tests on Paddle 2.6.2, which `pip install paddlepaddle-gpu` gives, in .venv-paddle2
 # make lint        check style
 # make bench       training speed against torch on this machine, a quiet one; minutes on 2 cores
 PYTHON ?= python3
 BIN := .venv/bin
 FOLDER ?= output
 
-.PHONY: train dashboard test lint bench
+.PHONY: train dashboard test test-matrix lint bench
 
 train: .venv/installed
 	$(BIN)/python tools/quickstart.py
@@ -17,6 +18,9 @@ dashboard: .venv/installed
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -m "not slow"
+
+test-matrix: .venv-paddle2/installed
+	.venv-paddle2/bin/python -m pytest -m "not slow"
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -32,4 +36,9 @@ bench: .venv/installed-dev
 
 .venv/installed-dev: .venv/installed requirements-dev.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements-dev.txt
+	touch $@
+
+.venv-paddle2/installed: requirements-paddle2.txt
+	.venv-paddle2/bin/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear .venv-paddle2
+	.venv-paddle2/bin/python -m pip install --disable-pip-version-check --quiet -r requirements-paddle2.txt
 	touch $@

@@ -19,12 +19,17 @@ from .schedule import WarmupCosine
 from .sharding import Shards
 
 
+def can_recompute():
+    """Whether Paddle computes a block again with the same dropout: Paddle 2 does on a GPU only."""
+    return paddle.get_device() != "cpu" or not paddle.__version__.startswith("2.")
+
+
 class Trainer:
     """What one update needs: model, criterion, optimizer, learning rate, precision; and how far training has come.
 
     Raises:
-        UserError: a batch size that does not divide or exceeds the training set, sharding over one rank, or mixed
-            precision without a GPU.
+        UserError: a batch size that does not divide or exceeds the training set, sharding over one rank, mixed
+            precision without a GPU, or recompute where `can_recompute` is False.
     """
 
     def __init__(self, task, config):
@@ -40,6 +45,8 @@ class Trainer:
         self.accumulation = accumulation(config.train, self.ranks)
         self.criterion = RDropLoss(alpha=config.rdrop.alpha, reduction=config.rdrop.reduction)
         train_config = config.train
+        if train_config.recompute and not can_recompute():
+            raise UserError(f"train.recompute needs Paddle 3 on a CPU, and this is {paddle.__version__}: train.recompute=false")
         self.schedule = WarmupCosine(steps=train_config.steps, warmup_steps=train_config.warmup_steps, peak=train_config.lr)
         self.shards = Shards(task.model.parameters(), train_config.sharding)
         self.optimizer = paddle.optimizer.Momentum(

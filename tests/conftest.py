@@ -23,9 +23,11 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from rdrop_paddle.config import BASE, load_config  # noqa: E402
+from rdrop_paddle.trainer import can_recompute  # noqa: E402
 from rdrop_paddle.vision import cifar  # noqa: E402
 from rdrop_paddle.vision.task import ImageClassification  # noqa: E402
 
+recomputes = pytest.mark.skipif(not can_recompute(), reason="Paddle 2 cannot recompute on a CPU")
 TINY = [
     "model.name=custom",
     "model.patch_size=4",

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import paddle
 import pytest
+from conftest import recomputes
 from gradient_worker import gradients
 from safetensors import safe_open
 from safetensors.numpy import load_file
@@ -18,7 +19,7 @@ from rdrop_paddle.loss import RDropLoss
 from rdrop_paddle.runlog import RunLog
 from rdrop_paddle.schedule import lr_at
 from rdrop_paddle.sharding import even_shares
-from rdrop_paddle.trainer import Trainer, _dropout_seed
+from rdrop_paddle.trainer import Trainer, _dropout_seed, can_recompute
 from rdrop_paddle.vision.task import ImageClassification
 
 
@@ -29,7 +30,7 @@ def worst_difference(a, b):
 
 @pytest.mark.launcher
 def test_the_gradient_of_a_global_batch_depends_on_neither_micro_batch_nor_ranks(run_tool, tmp_path):
-    names = [*(f"batchmean-{size}" for size in (8, 16, 32)), "batchmean-16-recompute"]
+    names = [*(f"batchmean-{size}" for size in (8, 16, 32)), *(["batchmean-16-recompute"] if can_recompute() else [])]
     done = run_tool("tests/gradient_worker.py", tmp_path, *names, "sum-8", ranks=2)
     assert done.returncode == 0, done.stdout
     layouts = {(2, name): np.load(tmp_path / f"{name}.npz") for name in names}
@@ -170,7 +171,10 @@ def test_an_update_never_waits_for_the_device(tiny_config, monkeypatch, tmp_path
     assert looks.count("tolist") == 1 and trainer.pending == []
 
 
-@pytest.mark.parametrize("override, forwards", [("rdrop.shared_blocks=1", [32, 64]), ("train.recompute=true", [64, 64] * 2)])
+@pytest.mark.parametrize(
+    "override, forwards",
+    [("rdrop.shared_blocks=1", [32, 64]), pytest.param("train.recompute=true", [64, 64] * 2, marks=recomputes)],
+)
 def test_training_takes_cheaper_ways_that_evaluation_does_not_know(tiny_config, override, forwards):
     """Samples in each forward of the two blocks for one micro-batch of 32."""
     trainer, micro_batches = trainer_for(tiny_config(override, "train.micro_batch_size=32"))
@@ -182,6 +186,13 @@ def test_training_takes_cheaper_ways_that_evaluation_does_not_know(tiny_config, 
     seen.clear()
     evaluate(trainer.task, "val")
     assert len(seen) == 2 * len(list(trainer.task.batches("val")))
+
+
+def test_recompute_where_paddle_cannot_is_an_error(tiny_config, monkeypatch):
+    monkeypatch.setattr(paddle, "__version__", "2.6.2")
+    with pytest.raises(UserError, match="train.recompute needs Paddle 3 on a CPU, and this is 2.6.2"):
+        trainer_for(tiny_config("train.recompute=true"))
+    trainer_for(tiny_config())
 
 
 def test_sharing_every_block_is_an_error(tiny_config):

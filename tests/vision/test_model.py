@@ -1,6 +1,7 @@
 import numpy as np
 import paddle
 import pytest
+from conftest import recomputes
 from scipy.special import erf
 
 from rdrop_paddle import UserError, VisionTransformer, build_model
@@ -222,6 +223,7 @@ def test_gradients_through_shared_blocks_are_the_numeric_ones(tiny_config, image
     assert (values[0] - values[1]) / (2 * step) == pytest.approx(expected, rel=1e-6)
 
 
+@recomputes
 @pytest.mark.parametrize("shared_blocks", [0, 1])
 def test_recompute_gives_the_same_gradient_to_the_bit_from_two_forwards_of_each_block(tiny_config, images, shared_blocks):
     model = build_model(tiny_config("model.depth=3", "model.drop_rate=0.5").model)
