@@ -24,7 +24,7 @@ def test_it_is_short_enough_to_be_read(page):
 
 
 def commands_and_figures(page):
-    """What is no prose: the lines of code without their comments, the code in the text, links, and the numbers of each table row."""
+    """What is no prose: lines of code without comments, code in the text, links, and the numbers of each row of a table."""
     blocks = re.findall(r"```(?:bash|python)\n(.*?)```", page, re.DOTALL)
     code = [re.split(r"(?:^|\s+)#", line)[0] for block in blocks for line in block.splitlines()]
     prose = re.sub(r"```.*?```", "", page, flags=re.DOTALL)
