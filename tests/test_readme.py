@@ -96,8 +96,18 @@ def test_the_cifar_results_are_those_of_the_published_runs(monkeypatch):
     table = experiments.load_table("results/cifar100/experiments.yaml")
     published.check(table)
     assert published.csv_text(table) == (ROOT / "results" / "cifar100" / "runs.csv").read_text()
-    for line in comparisons.summary(table).splitlines():
+    page = (ROOT / "results" / "cifar100" / "README.md").read_text()
+    results, ablations = comparisons.summary(table).split("\n\n")
+    for line in results.splitlines():
         assert line in README.splitlines(), line
+    for line in ablations.splitlines():
+        assert line in page.splitlines(), line
+    rows = [row for row in csv.DictReader((ROOT / "results" / "cifar100" / "runs.csv").open()) if row["split"] == "val"]
+    assert len(rows) == 10
+    for row in rows:
+        alpha = f"{float(row['alpha']):g}" if row["passes"] == "2" else "-"
+        cells = [row["lr"], f"{float(row['drop_rate']):g}", alpha, f"{100 * int(row['correct']) / int(row['total']):.2f}"]
+        assert f"| {' | '.join(cells)} |" in page.replace("**", ""), row["run"]
 
 
 SPEED = ROOT / "results" / "speed"
