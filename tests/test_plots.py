@@ -103,6 +103,14 @@ def test_the_log_shows_the_test_scores_with_their_range():
     assert texts(accuracy) == ["R-Drop, test 60.00 (50.00 to 70.00)"]
 
 
+def test_scores_of_the_last_update_alone_stand_beside_each_other():
+    logs = {"r": {"train/loss": [(1, 2.0), (9, 1.0)], "val/accuracy": [(9, 0.4)], "test/accuracy": [(9, 0.5)]}}
+    _, accuracy = plots.log_figure({"baseline": logs, "R-Drop": logs}).axes
+    assert [label.get_text() for label in accuracy.get_xticklabels()] == ["held-out", "test"]
+    points = [bar.lines[0].get_xydata()[0].tolist() for bar in accuracy.containers]
+    np.testing.assert_allclose(points, [[-0.1, 40], [0.9, 50], [0.1, 40], [1.1, 50]])
+
+
 def test_several_values_of_a_step_are_reported_and_drawn_as_their_mean_and_range(plot, tmp_path):
     with LogWriter(logdir=str(tmp_path / "theirs")) as writer:
         for step in (100, 200):
