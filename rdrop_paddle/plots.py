@@ -82,22 +82,22 @@ def _draw_panel(axes, arms, panel, title):
         for tag, one in of_arm.items():
             label = f"{name}, {IN_WORDS.get(tag, tag)}" if len(panel) > 1 else name
             one = one.scaled(100) if percent else one
-            if only_points:
-                _draw_point(axes, one, label, colour, panel.index(tag) + 0.2 * (number - (len(curves) - 1) / 2))
-            elif len(one.steps) == 1:
-                _draw_point(axes, one, label, colour, one.steps[0] * (1.03 + 0.03 * number))
+            if len(one.steps) == 1:
+                beside = panel.index(tag) + 0.2 * (number - (len(curves) - 1) / 2)
+                _draw_point(axes, one, label, colour, beside if only_points else one.steps[0] * (1.03 + 0.03 * number))
             else:
                 runs_in_words = f" ({runs} runs)" if runs > 1 and tag == panel[0] else ""
                 axes.plot(one.steps, one.mean, "-" if tag == panel[0] else ":", color=colour, label=label + runs_in_words)
                 if tag == panel[0]:  # a second band would hide the first
                     axes.fill_between(one.steps, one.low, one.high, color=colour, alpha=0.2, linewidth=0)
-    block = max(one.block for one in found)
     if only_points:
         axes.set_xticks(range(len(panel)), [IN_WORDS.get(tag, tag) for tag in panel])
         axes.set_xlim(-0.6, len(panel) - 0.4)
         low, high = axes.get_ylim()
         axes.set_ylim(low, high + 0.7 * (high - low))  # room for the legend
-    axes.set_xlabel("update" + (f" (means of {block} that were logged)" if block > 1 else "") if not only_points else "")
+    else:
+        block = max(one.block for one in found)
+        axes.set_xlabel("update" + (f" (means of {block} that were logged)" if block > 1 else ""))
     axes.set_ylabel(title + (", %" if percent else ""))
     spread = any((one.high > one.low).any() for one in found)
     axes.legend(title="mean and range (min to max)" if spread else None, alignment="left")
