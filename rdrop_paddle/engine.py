@@ -80,9 +80,9 @@ def evaluate(task, split, amp=None, interruption=None):
     """
     was_training = task.model.training
     task.model.eval()
-    model = for_evaluation(task.model, task.size(split))
     counts, interrupted = paddle.zeros([len(task.count_names)], dtype="int64"), False
-    with paddle.no_grad(), paddle.amp.auto_cast(**(amp or {"enable": False})):
+    settings = amp or {"enable": False}
+    with paddle.no_grad(), paddle.amp.auto_cast(**settings), for_evaluation(task.model, task.size(split)) as model:
         for batch in task.batches(split):
             interrupted = interruption is not None and interruption.requested()
             if interrupted:

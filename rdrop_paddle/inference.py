@@ -4,6 +4,7 @@ Measured in benchmarks/NOTES.md: oneDNN's fused kernels evaluate ViT-Ti/16 a thi
 """
 
 import contextlib
+import ctypes
 import os
 import sys
 import tempfile
@@ -13,38 +14,82 @@ import paddle
 from paddle import inference
 from paddle.static import InputSpec
 
+from . import durable
+
 WORTHWHILE = 10**10  # parameters times examples from which on exporting pays
+AT_ONCE = 32  # examples that the engine computes at once; more take memory and hardly less time
 
 
 def for_evaluation(layer, examples):
-    """`layer`, or an Exported of it where that is the sooner through so many examples."""
+    """A context that gives what computes as `layer`: itself, or its export where that is sooner through so many examples.
+
+    Meanwhile `layer` itself must not be used.
+    """
     work = examples * sum(parameter.size for parameter in layer.parameters())
     if work < WORTHWHILE or paddle.get_device() != "cpu" or not paddle.base.core.is_compiled_with_mkldnn():
-        return layer
-    return Exported(layer)
+        return contextlib.nullcontext(layer)
+    return exported(layer)
 
 
-class Exported:
+@contextlib.contextmanager
+def exported(layer):
     """What `layer`, which is in evaluation mode, computes with its weights of now: one tensor [N, ...] from others, for any N.
 
     It is exported at the first call, whose tensors show the types, and the shapes but for N. What the layer does must not
-    depend on values of tensors otherwise than by computing with them, nor one example's output on the other examples: a
-    smaller batch is filled up to the size of the first, because the engine would keep another copy of the weights for it.
+    depend on values of tensors otherwise than by computing with them, nor one example's output on the other examples.
+    From then to the end the layer is without its weights, which the engine has: they wait in a file without a name.
     """
+    with tempfile.TemporaryFile() as file:
+        engine = _Exported(layer, file)
+        try:
+            yield engine
+        finally:
+            engine.close()
 
-    def __init__(self, layer):
+
+class _Exported:
+    def __init__(self, layer, file):
         self._layer = layer
+        self._file = file
+        self._emptied = []  # the layer's parameters while their values are in the file
         self._predictor = None
-        self._size = 0  # of the first batch
+        self._size = 0  # of what the engine computes at once
 
     def __call__(self, *tensors):
-        count = len(tensors[0])
+        arrays = [tensor.numpy() for tensor in tensors]
+        count = len(arrays[0])
         if self._predictor is None:
-            self._predictor, self._size = _export(self._layer, tensors), count
-        arrays = (tensor.numpy() for tensor in tensors)
-        if count < self._size:
-            arrays = (np.concatenate([array, np.repeat(array[:1], self._size - count, axis=0)]) for array in arrays)
-        return paddle.to_tensor(run(self._predictor, *arrays)[:count])
+            self._size = min(count, AT_ONCE)
+            self._export(tensors)
+        # every part has this size, the last one too: the engine takes memory for each size that it has seen
+        parts = (
+            [_filled_up(array[start : start + self._size], self._size) for array in arrays]
+            for start in range(0, count, self._size)
+        )
+        return paddle.to_tensor(np.concatenate([run(self._predictor, *part) for part in parts])[:count])
+
+    def close(self):
+        """Give the layer its weights again."""
+        self._predictor = None
+        self._file.seek(0)
+        for parameter in self._emptied:
+            parameter.set_value(np.load(self._file))
+
+    def _export(self, tensors):
+        specification = [InputSpec([None, *tensor.shape[1:]], tensor.dtype) for tensor in tensors]
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            durable.writing(folder, "free some space, or set TMPDIR to a folder that has some"),
+        ):
+            files = save(self._layer, specification, f"{folder}/layer")
+            for parameter in self._layer.parameters():
+                np.save(self._file, parameter.numpy())
+            self._file.flush()
+            self._emptied = self._layer.parameters()
+            for parameter in self._emptied:
+                parameter._clear_data()
+            _return_freed_memory()
+            self._predictor = load(*files)
 
 
 def save(layer, specification, prefix):
@@ -68,6 +113,7 @@ def load(program, parameters):
     settings.disable_gpu()
     settings.disable_glog_info()
     settings.enable_mkldnn()
+    settings.delete_pass("matmul_add_act_fuse_pass")  # its products keep the weights a second time, in a layout of oneDNN's
     settings.set_cpu_math_library_num_threads(_threads())
     return inference.create_predictor(settings)
 
@@ -86,10 +132,16 @@ def _threads():
     return int(os.environ.get("OMP_NUM_THREADS", 1))
 
 
-def _export(layer, tensors):
-    specification = [InputSpec([None, *tensor.shape[1:]], tensor.dtype) for tensor in tensors]
-    with tempfile.TemporaryDirectory() as folder:
-        return load(*save(layer, specification, f"{folder}/layer"))
+def _filled_up(array, size):
+    """[N, ...] to [size, ...], repeating the first example."""
+    missing = size - len(array)
+    return np.concatenate([array, np.repeat(array[:1], missing, axis=0)]) if missing else array
+
+
+def _return_freed_memory():
+    """What exporting and the layer's weights took goes to the engine instead of beside it."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 @contextlib.contextmanager

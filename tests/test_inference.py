@@ -1,5 +1,6 @@
 """The exported layer evaluates as the layer does, and leaves it as it was."""
 
+import errno
 import os
 
 import numpy as np
@@ -7,6 +8,7 @@ import paddle
 import pytest
 
 from rdrop_paddle import build_model, evaluate, inference
+from rdrop_paddle.errors import UserError
 from rdrop_paddle.trainer import Trainer
 from rdrop_paddle.vision.task import ImageClassification
 
@@ -25,28 +27,55 @@ def images(model_config, count):
     return paddle.rand([count, 3, model_config.image_size, model_config.image_size]) * 2 - 1
 
 
+def by_export(model, batch):
+    with inference.exported(model) as exported:
+        return exported(batch).numpy()
+
+
 def test_an_exported_layer_computes_the_same_for_any_number_of_images(model, tiny_config, capfd):
-    exported = inference.Exported(model)
-    for count in (5, 1, 16):
-        batch = images(tiny_config().model, count)
-        expected = model(batch).numpy()
-        np.testing.assert_allclose(exported(batch).numpy(), expected, rtol=0, atol=1e-5 * abs(expected).max())
+    batches = [images(tiny_config().model, count) for count in (5, 1, 16)]
+    expected = [model(batch).numpy() for batch in batches]
+    with inference.exported(model) as exported:
+        for batch, logits in zip(batches, expected):
+            np.testing.assert_allclose(exported(batch).numpy(), logits, rtol=0, atol=1e-5 * abs(logits).max())
     assert "not support" not in capfd.readouterr().err  # what Paddle's C++ says while it exports
 
 
-def test_a_smaller_batch_is_filled_up_for_the_engine(model, tiny_config, monkeypatch):
-    """It keeps the weights in a layout for each size that it has seen."""
+@pytest.mark.parametrize("counts, seen", [((8, 8, 3), [8, 8, 8]), ((70, 5), [32, 32, 32, 32])])
+def test_the_engine_sees_one_size_alone(model, tiny_config, monkeypatch, counts, seen):
+    """It takes memory for each size that it has seen; more than 32 images at once cost memory too."""
     sizes, run = [], inference.run
     monkeypatch.setattr(inference, "run", lambda engine, *arrays: sizes.append(len(arrays[0])) or run(engine, *arrays))
-    exported = inference.Exported(model)
-    for count in (8, 8, 3):
-        assert len(exported(images(tiny_config().model, count))) == count
-    assert sizes == [8, 8, 8]
+    with inference.exported(model) as exported:
+        for count in counts:
+            assert len(exported(images(tiny_config().model, count))) == count
+    assert sizes == seen
+
+
+def test_while_the_engine_has_the_weights_the_layer_is_without_and_has_them_again_when_it_ends_or_fails(model, tiny_config):
+    before = [parameter.numpy().tobytes() for parameter in model.parameters()]
+    with pytest.raises(RuntimeError, match="reading failed"), inference.exported(model) as exported:
+        exported(images(tiny_config().model, 4))
+        assert not any(parameter._is_initialized() for parameter in model.parameters())
+        raise RuntimeError("reading failed")
+    assert [parameter.numpy().tobytes() for parameter in model.parameters()] == before
+
+
+def test_a_disk_without_room_for_the_export_is_one_line_and_the_layer_keeps_its_weights(model, tiny_config, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(inference.np, "save", full)
+    before = [parameter.numpy().tobytes() for parameter in model.parameters()]
+    expected = pytest.raises(UserError, match="No space left on device; free some space, or set TMPDIR")
+    with expected, inference.exported(model) as exported:
+        exported(images(tiny_config().model, 4))
+    assert [parameter.numpy().tobytes() for parameter in model.parameters()] == before
 
 
 def test_the_layer_trains_on_after_it_was_exported_and_a_new_export_has_the_new_weights(model, tiny_config):
     batch = images(tiny_config().model, 4)
-    names, first = list(model.state_dict()), inference.Exported(model)(batch).numpy()
+    names, first = list(model.state_dict()), by_export(model, batch)
     model.train()
     before = model(batch)
     (before**2).sum().backward()
@@ -56,7 +85,7 @@ def test_the_layer_trains_on_after_it_was_exported_and_a_new_export_has_the_new_
     model.eval()
     expected = model(batch).numpy()
     assert abs(expected - first).max() > 1e-3
-    np.testing.assert_allclose(inference.Exported(model)(batch).numpy(), expected, rtol=0, atol=1e-5 * abs(expected).max())
+    np.testing.assert_allclose(by_export(model, batch), expected, rtol=0, atol=1e-5 * abs(expected).max())
 
 
 def test_an_evaluation_counts_the_same_exported_or_not(tiny_config, monkeypatch):
@@ -64,7 +93,7 @@ def test_an_evaluation_counts_the_same_exported_or_not(tiny_config, monkeypatch)
     task.model.head.weight.set_value(paddle.randn(task.model.head.weight.shape))
     plain = evaluate(task, "test")
     exports = []
-    monkeypatch.setattr(inference, "_export", lambda *given, export=inference._export: exports.append(1) or export(*given))
+    monkeypatch.setattr(inference, "save", lambda *given, save=inference.save: exports.append(1) or save(*given))
     work = 719 * sum(parameter.size for parameter in task.model.parameters())
     monkeypatch.setattr(inference, "WORTHWHILE", work)
     assert evaluate(task, "test") == plain and len(exports) == 1
@@ -78,7 +107,7 @@ def test_training_goes_on_to_the_bit_as_without_an_export(tiny_config):
         trainer = Trainer(task, task.config)
         if exports:
             task.model.eval()
-            inference.Exported(task.model)(images(task.config.model, 4))
+            by_export(task.model, images(task.config.model, 4))
             task.model.train()
         for _ in range(6):
             trainer.step(trainer.read()[0])

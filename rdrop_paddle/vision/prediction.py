@@ -44,7 +44,8 @@ def find_images(names):
 
 
 def predict(task, paths, passes=None):
-    """Yield a Prediction for each of `paths`, in order, computed in batches of `eval.batch_size`.
+    """Yield a Prediction for each of `paths`, in order, computed in batches of `eval.batch_size`; until the last is taken
+    the model is in use.
 
     Args:
         task: an ImageClassification, of which the model and the config are used, not the data.
@@ -57,13 +58,13 @@ def predict(task, paths, passes=None):
     if passes is not None:
         _check_passes(task.config.model, passes)
     task.model.eval()
-    model = for_evaluation(task.model, len(paths))
-    for start in range(0, len(paths), task.config.eval.batch_size):
-        read = [_read(task, path) for path in paths[start : start + task.config.eval.batch_size]]
-        images = [image for _, image, error in read if error is None]
-        found = iter(_answers(model, images) if passes is None else [_dropout_answer(task, i, passes) for i in images])
-        for path, _, error in read:
-            yield Prediction(path, error) if error else Prediction(path, None, *next(found))
+    with for_evaluation(task.model, len(paths) if passes is None else 0) as model:
+        for start in range(0, len(paths), task.config.eval.batch_size):
+            read = [_read(task, path) for path in paths[start : start + task.config.eval.batch_size]]
+            images = [image for _, image, error in read if error is None]
+            found = iter(_answers(model, images) if passes is None else [_dropout_answer(task, i, passes) for i in images])
+            for path, _, error in read:
+                yield Prediction(path, error) if error else Prediction(path, None, *next(found))
 
 
 def model_input(task, path):
