@@ -74,7 +74,7 @@ def test_an_exported_model_gives_the_models_logits_at_any_batch_size_without_dro
         images = np.random.default_rng(count).uniform(-1, 1, [count, 3, 8, 8]).astype("float32")
         expected = task.model(paddle.to_tensor(images)).numpy()
         assert not task.model.training and np.ptp(expected) > 1
-        found = inference.run(predictor, images)
+        found = inference.run(predictor, paddle.to_tensor(images))
         np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
@@ -137,7 +137,7 @@ def test_onnx_gives_the_same_logits(main, tmp_path, capsys):
     images = np.random.default_rng(9).uniform(-1, 1, [3, 3, 8, 8]).astype("float32")
     session = runtime.InferenceSession(str(tmp_path / "exported" / export.ONNX))
     (by_onnx,) = session.run(None, {"images": images})
-    by_paddle = inference.run(predictor_of(tmp_path / "exported"), images)
+    by_paddle = inference.run(predictor_of(tmp_path / "exported"), paddle.to_tensor(images))
     assert isinstance(session.get_inputs()[0].shape[0], str)  # a name, not a number: any batch size
     np.testing.assert_allclose(by_onnx, by_paddle, atol=1e-5 * np.abs(by_paddle).max())
 

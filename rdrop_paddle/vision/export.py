@@ -9,7 +9,6 @@ import importlib.util
 import os
 import shutil
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +81,8 @@ def export(task, folder, weights, *, onnx=False):
         try:
             _check_space(task.model, unfinished, copies=2 if onnx else 1)
             program, parameters = inference.save(task.model, [images], unfinished / NAME)
-            runtimes = {"paddle.inference": partial(inference.run, inference.load(program, parameters))}
+            predictor = inference.load(program, parameters)
+            runtimes = {"paddle.inference": lambda images: inference.run(predictor, paddle.to_tensor(images))}
             if onnx:
                 runtimes["onnxruntime"] = _save_onnx(program, parameters, unfinished / ONNX)
             checks = _compare(task.model, size, runtimes)

@@ -63,7 +63,7 @@ def test_many_images_are_predicted_by_the_inference_engine_as_in_evaluation(task
     task, files = task(), save_all(random_images(9), tmp_path / "images")
     plain = list(prediction.predict(task, files))
     exports = []
-    monkeypatch.setattr(inference, "_export", lambda *given, export=inference._export: exports.append(1) or export(*given))
+    monkeypatch.setattr(inference, "save", lambda *given, save=inference.save: exports.append(1) or save(*given))
     monkeypatch.setattr(inference, "WORTHWHILE", 1)
     for answer, expected in zip(prediction.predict(task, files), plain):
         np.testing.assert_allclose(answer.probabilities, expected.probabilities, atol=1e-5)
