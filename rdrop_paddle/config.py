@@ -102,6 +102,7 @@ class RDropConfig:
     alpha: float = _within(low=0)
     reduction: str = _one_of("batchmean", "mean", "sum")
     shared_blocks: int = _within(low=0)
+    stop_target_gradient: bool
 
 
 @dataclass

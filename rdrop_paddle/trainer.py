@@ -43,7 +43,8 @@ class Trainer:
         self.rank, self.ranks = ranks.rank(), ranks.count()
         check_ranks(config.train, self.ranks)
         self.accumulation = accumulation(config.train, self.ranks)
-        self.criterion = RDropLoss(alpha=config.rdrop.alpha, reduction=config.rdrop.reduction)
+        rdrop = config.rdrop
+        self.criterion = RDropLoss(rdrop.alpha, rdrop.reduction, stop_target_gradient=rdrop.stop_target_gradient)
         train_config = config.train
         if train_config.recompute and not can_recompute():
             raise UserError(f"train.recompute needs Paddle 3 on a CPU, and this is {paddle.__version__}: train.recompute=false")

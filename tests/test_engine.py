@@ -63,6 +63,19 @@ def figures_of(trainer, micro_batches, update=1):
     return dict(zip(FIGURES, trainer.backward(micro_batches, update).tolist()))
 
 
+def test_the_divergences_target_is_a_constant_where_the_config_says_so(tiny_config):
+    """The values stay and the gradient does not."""
+    found = []
+    for override in ("rdrop.stop_target_gradient=false", "rdrop.stop_target_gradient=true"):
+        paddle.seed(0)
+        trainer, micro_batches = trainer_for(tiny_config("model.drop_rate=0.3", "rdrop.alpha=5", override))
+        figures = figures_of(trainer, micro_batches)
+        found.append((figures, trainer.task.model.head.weight.grad.numpy()))
+    (figures, gradient), (same, other) = found
+    assert figures == same and figures["kl"] > 0
+    assert abs(gradient - other).max() > 0.01 * abs(gradient).max()
+
+
 def test_one_update_is_sgd_with_the_schedules_rate_and_a_clipped_gradient(tiny_config, tmp_path):
     config = tiny_config("train.clip_norm=0.01", "train.lr=0.5")
     trainer, micro_batches = trainer_for(config)
