@@ -17,7 +17,7 @@ from paddle.static import InputSpec
 from . import durable
 
 WORTHWHILE = 10**10  # parameters times examples from which on exporting pays
-AT_ONCE = 16  # examples that the engine computes at once; more take memory and at 96 px a tenth less time, at 224 px none
+AT_ONCE = 2_500_000  # bytes of input that the engine computes at once: 22 images of 96 px, or 4 of 224; more take memory
 
 
 def for_evaluation(layer, examples):
@@ -58,7 +58,8 @@ class _Exported:
     def __call__(self, *tensors):
         count = len(tensors[0])
         if self._predictor is None:
-            self._size = min(count, AT_ONCE)
+            size = sum(tensor.size * tensor.element_size() for tensor in tensors) // count  # of an example
+            self._size = min(count, max(AT_ONCE // size, 1))
             self._export(tensors)
         # every part has this size, the last one too: the engine takes memory for each size that it has seen
         parts = (

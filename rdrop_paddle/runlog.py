@@ -148,6 +148,7 @@ class RunLog:
         chosen = {"passes": config.rdrop.passes, "alpha": config.rdrop.alpha}
         chosen |= {key: getattr(config.train, key) for key in ("lr", "seed", "steps", "batch_size", "warmup_steps")}
         chosen |= {"drop_rate": config.model.drop_rate, **asdict(config.rdrop)}
+        chosen["stop_target_gradient"] = int(config.rdrop.stop_target_gradient)  # VisualDL takes no bool
         chosen |= {"model": config.model.name, "image_size": config.model.image_size, "data": config.data.name}
         splits = dict.fromkeys([config.eval.split, *(["val"] if config.data.val_fraction else [])])
         self._vdl.add_hparams(chosen, [*(f"{split}/accuracy" for split in splits), "train/loss"])

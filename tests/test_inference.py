@@ -41,10 +41,13 @@ def test_an_exported_layer_computes_the_same_for_any_number_of_images(model, tin
     assert "not support" not in capfd.readouterr().err  # what Paddle's C++ says while it exports
 
 
-@pytest.mark.parametrize("counts, seen", [((8, 8, 3), [8, 8, 8]), ((40, 5), [16, 16, 16, 16])])
-def test_the_engine_sees_one_size_alone(model, tiny_config, monkeypatch, counts, seen):
-    """It takes memory for each size that it has seen; more than 16 images at once cost memory too."""
+@pytest.mark.parametrize(
+    "counts, at_once, seen", [((8, 8, 3), 10**9, [8] * 3), ((40, 5), 16 * 768, [16] * 4), ((2,), 1, [1] * 2)]
+)
+def test_the_engine_sees_one_size_alone(model, tiny_config, monkeypatch, counts, at_once, seen):
+    """It takes memory for each size that it has seen; many images at once, of 3 * 8 * 8 * 4 bytes here, cost memory too."""
     sizes, run = [], inference.run
+    monkeypatch.setattr(inference, "AT_ONCE", at_once)
     monkeypatch.setattr(inference, "run", lambda engine, *arrays: sizes.append(len(arrays[0])) or run(engine, *arrays))
     with inference.exported(model) as exported:
         for count in counts:
