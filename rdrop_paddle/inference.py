@@ -71,6 +71,7 @@ class _Exported:
     def close(self):
         """Give the layer its weights again."""
         self._predictor = None
+        _return_freed_memory()
         self._file.seek(0)
         for parameter in self._emptied:
             parameter.set_value(np.load(self._file))
