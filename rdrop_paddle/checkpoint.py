@@ -126,7 +126,7 @@ def set_momentum(arrays, model, optimizer, shards):
     """Give the optimizer this rank's share of what `momentum_arrays` gave."""
     schedule = optimizer.state_dict()["LR_Scheduler"]  # Paddle wants it; it stays as it is and follows from the update
     own = {p.name for p in shards.own}
-    velocities = {_momentum_key(p): arrays[name] for name, p in model.named_parameters() if p.name in own}
+    velocities = {_momentum_key(p): paddle.to_tensor(arrays[name]) for name, p in model.named_parameters() if p.name in own}
     optimizer.set_state_dict({"LR_Scheduler": schedule} | velocities)
 
 
@@ -195,7 +195,8 @@ def momentum_arrays(model, optimizer, shards):
 
     They do not depend on the sharding. All ranks must call it.
     """
-    state = optimizer.state_dict()
+    # Paddle 2 does not tell before the first update what it was given
+    state = optimizer._accumulators_holder | optimizer.state_dict()
     return {name: np.asarray(shards.whole(p, state.get(_momentum_key(p)))) for name, p in model.named_parameters()}
 
 

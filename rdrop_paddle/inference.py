@@ -8,6 +8,7 @@ import ctypes
 import os
 import sys
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -105,6 +106,7 @@ def save(layer, specification, prefix):
     with _hidden_warnings():
         paddle.jit.save(layer, str(prefix), input_spec=specification)
     program = next(path for path in (f"{prefix}.json", f"{prefix}.pdmodel") if os.path.exists(path))
+    Path(f"{prefix}.pdiparams.info").unlink(missing_ok=True)  # of Paddle 2, for going on with training
     return program, f"{prefix}.pdiparams"
 
 

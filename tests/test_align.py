@@ -50,7 +50,7 @@ def test_every_gradient_agrees_with_torch(alignment):
 
 def test_the_ai_studio_layers_gradient_does_not_agree(alignment, monkeypatch):
     """Trap 10: without the target's gradient the check must fail."""
-    monkeypatch.setattr(trainer, "RDropLoss", lambda **settings: RDropLoss(**settings, stop_target_gradient=True))
+    monkeypatch.setattr(trainer, "RDropLoss", lambda *given, **_: RDropLoss(*given, stop_target_gradient=True))
     assert not alignment.backward()[0].passed
 
 

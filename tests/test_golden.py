@@ -43,6 +43,10 @@ def curve():
 
 
 def test_the_loss_curve_is_the_golden_one():
+    import paddle
+
+    if paddle.__version__.startswith("2."):
+        pytest.skip("the golden curve begins with the initial weights that Paddle 3 draws")
     golden, found = json.loads(GOLDEN.read_text()), curve()
     if golden["machine_kind"] == machine_kind():
         assert found == golden["curve"]
