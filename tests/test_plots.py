@@ -163,7 +163,7 @@ def test_accuracy_against_alpha_and_cost_is_the_mean_over_the_finished_runs(tabl
     (axes,) = figure.axes
     assert 100 * axes.child_axes[0].get_xlim()[1] == pytest.approx(axes.get_xlim()[1])  # in updates of the baseline
     points = [container.lines[0].get_xydata()[0].tolist() for container in axes.containers]
-    np.testing.assert_allclose(points, [[100, 51], [179, 54], [179, 55], [139, 58]])
+    np.testing.assert_allclose(points, [[100, 51], [180, 54], [180, 55], [140, 58]])
     assert texts(axes) == ["baseline", "R-Drop", "R-Drop", "R-Drop, 4 blocks shared"]
 
 
