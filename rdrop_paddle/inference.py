@@ -40,7 +40,7 @@ def exported(layer):
     depend on values of tensors otherwise than by computing with them, nor one example's output on the other examples.
     From then to the end the layer is without its weights, which the engine has: they wait in a file without a name.
     """
-    with tempfile.TemporaryFile() as file:
+    with tempfile.TemporaryFile(buffering=0) as file:  # what does not fit on the disk is known at once, and once only
         engine = _Exported(layer, file)
         try:
             yield engine
@@ -86,7 +86,6 @@ class _Exported:
             files = save(self._layer, specification, f"{folder}/layer")
             for parameter in self._layer.parameters():
                 np.save(self._file, parameter.numpy())
-            self._file.flush()
             self._emptied = self._layer.parameters()
             for parameter in self._emptied:
                 parameter._clear_data()
