@@ -18,7 +18,7 @@ from rdrop_paddle import UserError, command_line, console
 
 def main():
     arguments = command_line.parser(__doc__)
-    arguments.add_argument("source", metavar="SOURCE")
+    arguments.add_argument("source", metavar="SOURCE", help="weight file, or a bare name under RDROP_DATA")
     arguments.add_argument("target", metavar="TARGET")
     arguments.add_argument("--heads", type=int, help="attention heads, for .npz from a width that no released ViT has")
     arguments.add_argument("--float16", action="store_true", help="round the numbers to 16 bits")
@@ -30,16 +30,18 @@ def main():
         raise UserError(f"{options.target} exists already: choose another name")
 
     console.say("loading Paddle")
+    from rdrop_paddle.vision.data import data_root
     from rdrop_paddle.vision.weight_formats import read_weights, write_weights
-    from rdrop_paddle.vision.weights import Row, WeightReport
+    from rdrop_paddle.vision.weights import Row, WeightReport, find_weights
 
-    weights = read_weights(options.source, options.sha256)
+    source = find_weights(options.source, data_root())
+    weights = read_weights(source, options.sha256)
     rows = [
         Row(name, action, f"{origin} {list(weights.tensors[name].shape)}") for name, (action, origin) in weights.made.items()
     ]
     if options.float16:
         weights.halve()
-    report = WeightReport(options.source, weights.format, weights.sha256, rows)
+    report = WeightReport(source, weights.format, weights.sha256, rows)
     write_weights(weights, options.target, options.heads)
     print(report.table())
     print(f"wrote {options.target}")
