@@ -267,6 +267,9 @@ def test_converted_weights_evaluate_as_the_original(run_tool, tiny_overrides, we
     lines = [last_line(run_tool("eval.py", "-c", BASE, "--weights", w, "-o", *tiny_overrides)) for w in (weights, target)]
     assert lines[0] == lines[1] and LAST_LINE.fullmatch(lines[0])
     assert "exists already" in error_of(run_tool("convert_weights.py", weights, target))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "kept.safetensors").write_bytes(weights.read_bytes())
+    assert run_tool("convert_weights.py", "kept.safetensors", tmp_path / "y.pdparams", root=tmp_path / "data").returncode == 0
     assert "no weights at absent.npz, nor in" in error_of(run_tool("convert_weights.py", "absent.npz", tmp_path / "x.npz"))
 
 
