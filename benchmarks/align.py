@@ -12,6 +12,7 @@ import numpy as np
 import paddle
 import torch
 
+from rdrop_paddle import durable
 from rdrop_paddle.checkpoint import model_arrays
 from rdrop_paddle.config import BASE, load_config
 from rdrop_paddle.console import say
@@ -58,7 +59,8 @@ class Alignment:
 
     def __init__(self, output):
         self.output = Path(output)
-        self.output.mkdir(parents=True, exist_ok=True)
+        with durable.writing(self.output, "choose another --output"):
+            self.output.mkdir(parents=True, exist_ok=True)
         self.weights = data_root() / WEIGHTS if (data_root() / WEIGHTS).exists() else None
         real_images = (data_root() / ARCHIVE).exists()
         self.data = ["data.name=cifar100", "model.classes=100"] if real_images else ["data.name=digits", "model.classes=10"]

@@ -5,6 +5,7 @@ times updates, or an evaluation of eval.split from its beginning to its end. Two
 pair by pair, because the speed of a machine drifts.
 """
 
+import argparse
 import json
 import os
 import statistics
@@ -56,7 +57,10 @@ class Side:
         changes = [word for word in words if not word.startswith(("ranks=", "threads="))]
         other = replace(self, changes=tuple(changes))
         for key, _, number in (word.partition("=") for word in words if word not in changes):
-            other = replace(other, **{key: command_line.positive(number)})
+            try:
+                other = replace(other, **{key: command_line.positive(number)})
+            except argparse.ArgumentTypeError as error:
+                raise UserError(f"--against {key}: {error}") from None
         return other
 
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from . import durable, ranks
-from .config import FREE, OTHER_MASKS, flatten
+from .config import OTHER_MASKS, changeable, flatten
 from .errors import UserError
 
 WEIGHT_FORMAT = "rdrop_paddle"  # in the header of weight files: whose names and layout the tensors have
@@ -93,7 +93,7 @@ def compare(folder, saved, now):
         UserError: it differs in something that would change the result.
     """
     before, after = flatten(saved), flatten(now)
-    free = {f"config.{key}": note for key, note in FREE.items()} | {"ranks": OTHER_MASKS}
+    free = {f"config.{key}": note for key, note in changeable(flatten(now["config"])).items()} | {"ranks": OTHER_MASKS}
     notes, refused = [], []
     for key in before | after:
         was, now_is = before.get(key, "absent"), after.get(key, "absent")
@@ -144,9 +144,9 @@ def save_best(run_folder, model, **metadata):
         unfinished = path.with_name(path.name + durable.UNFINISHED)
         durable.write_file(unfinished, content)
         _digest_file(path).unlink(missing_ok=True)  # first, so that a digest is never beside weights that it is not of
-        durable.sync_folder(path.parent)
+        durable.sync(path.parent)
         unfinished.replace(path)
-        durable.sync_folder(path.parent)
+        durable.sync(path.parent)
         durable.replace_file(_digest_file(path), f"{hashlib.sha256(content).hexdigest()}  {BEST}\n".encode())
 
 

@@ -33,14 +33,19 @@ def config_parser(doc):
 def positive(text):
     """An argument's value as an integer from 1 on."""
     if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise UserError(f"{text!r} is no integer from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is no integer from 1 on")
     return int(text)
 
 
 def check_writable(option, path):
-    """Raises a UserError unless the file that `option` names can be written: before minutes of work, not after them."""
+    """Raises a UserError unless rank 0 can write the file that `option` names: before minutes of work, not after them."""
+    if int(os.environ.get("PADDLE_TRAINER_ID", 0)) > 0:
+        return
+    path, existed = Path(path), Path(path).exists()
     try:
-        Path(path).open("a").close()
+        path.open("a").close()
+        if not existed:  # an empty result must not outlive work that fails
+            path.unlink()
     except OSError as error:
         raise UserError(f"cannot write {option} {path}: {error.strerror}") from None
 

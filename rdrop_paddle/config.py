@@ -37,6 +37,12 @@ FREE = {
 }
 
 
+def changeable(settings):
+    """FREE, less what changes the result with these `settings`, a {key: value}: a summed KL grows with the micro-batch."""
+    summed = settings["rdrop.reduction"] == "sum"
+    return {key: note for key, note in FREE.items() if not (summed and key == "train.micro_batch_size")}
+
+
 def _within(low=None, high=None, above=None):
     return field(metadata={"low": low, "high": high, "above": above})
 

@@ -5,6 +5,7 @@ was written: {"format", what the caller adds, "files": {name: {"size", "sha256"}
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -26,6 +27,31 @@ def writing(path, advice):
         raise UserError(f"cannot write {path}: {error.strerror or error}; {advice}") from None
 
 
+@contextlib.contextmanager
+def locked(path, refusal):
+    """Keep other processes out while this one, or one that it hands the open file to, is at work; gives the file.
+
+    `path` is made for the lock alone, and stays only when this process is killed: that lets others in.
+
+    Raises:
+        UserError: another process is in, as `refusal` says.
+    """
+    with writing(path, "make room, or choose another place"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):  # the one who was in has just removed it
+                raise BlockingIOError
+        except (BlockingIOError, FileNotFoundError):
+            raise UserError(refusal) from None
+        try:
+            yield lock
+        finally:
+            path.unlink(missing_ok=True)
+
+
 def write_file(path, content):
     """Write bytes and have them on the disk on return; nothing is left of what does not fit on it."""
     try:
@@ -43,7 +69,7 @@ def replace_file(path, content):
     unfinished = path.with_name(path.name + UNFINISHED)
     write_file(unfinished, content)
     os.replace(unfinished, path)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def write_folder(folder, files, **about):
@@ -59,12 +85,12 @@ def write_folder(folder, files, **about):
             write_file(unfinished / name, content)
             listed[name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         write_file(unfinished / MANIFEST, _manifest_bytes({"format": FORMAT, **about, "files": listed}))
-        sync_folder(unfinished)
+        sync(unfinished)
         os.rename(unfinished, folder)
     except OSError:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    sync_folder(folder.parent)
+    sync(folder.parent)
 
 
 def fault(folder):
@@ -101,9 +127,9 @@ def remove_unfinished(parent):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def sync_folder(folder):
-    """Have the names in a folder on the disk: renaming alone may not survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path):
+    """Have a file, or the names in a folder, on the disk: renaming alone may not survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -113,6 +113,7 @@ def _keep_best(trainer, log, interruption):
         return True
     if trainer.rank == 0:
         checkpoint.save_best(log.folder, task.model, update=update, **origin)
+    ranks.wait_for_all()  # a slow disk would have the others' next collective give up
     trainer.best = best
     return True
 

@@ -3,8 +3,6 @@
 Nothing here imports Paddle: this process only starts others and waits for them.
 """
 
-import contextlib
-import fcntl
 import fnmatch
 import re
 import shutil
@@ -121,7 +119,9 @@ def run_missing(experiments, script, only="*"):
     if experiments.jobs and not jobs:
         raise UserError(f"--only {only} selects no run; there is for example {experiments.jobs[0].run}")
     failures = []
-    with _alone() as lock, supervision.Child() as child:
+    taken = f"experiments are running in {OUTPUT} already: wait for them, or end them first"
+    # training is handed the lock too: it would go on if this process were killed
+    with durable.locked(OUTPUT / "lock", taken) as lock, supervision.Child() as child:
         published.check(experiments)
         published.write_csv(experiments)
         missing = [job for job in jobs if not experiments.folder(job).exists()]
@@ -187,20 +187,6 @@ def _check_rows(path, table, splits):
             raise UserError(f"{path}, {title}: {' and '.join(compared)} are evaluated on different splits")
 
 
-@contextlib.contextmanager
-def _alone():
-    """Refuse a second start; gives the lock, which training is handed too: it would go on if this process were killed."""
-    with durable.writing(OUTPUT, "make room, or start this in another folder"):
-        OUTPUT.mkdir(parents=True, exist_ok=True)
-        lock = (OUTPUT / "lock").open("w")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"experiments are running in {OUTPUT} already: wait for them, or end them first") from None
-        yield lock
-
-
 def _train(table, job, script, child, lock):
     """The exit status of a run, begun or continued."""
     logs = _logs(job)
@@ -226,10 +212,10 @@ def _settle(experiments, job, status):
                 f"{job.run} could not be run, so that nothing was recorded and the next start tries again; see {_logs(job)}"
             ]
     published.publish(run_folder, folder, failure)
-    shutil.rmtree(run_folder / "checkpoints", ignore_errors=True)  # 100 MB, and there is nothing left to resume
     published.write_csv(experiments)
     if status:
-        return [f"{job.run} failed: remove {folder} to have it tried again"]
+        return [f"{job.run} failed: remove {folder} to have it continued from its last checkpoint"]
+    shutil.rmtree(run_folder / "checkpoints", ignore_errors=True)  # 100 MB, and there is nothing left to resume
     print(f"    {(folder / published.SCORE).read_text().strip()}", flush=True)
     return []
 
@@ -239,7 +225,7 @@ def _say_what_is_there(experiments, done, count):
         print(f"{len(done)} of {count} runs are in {experiments.path.parent} already", flush=True)
     failed = [job.run for job in done if (experiments.folder(job) / published.FAILURE).exists()]
     if failed:
-        print(f"failed earlier, and tried again when the folder is removed: {', '.join(failed)}", flush=True)
+        print(f"failed earlier, and continued when the folder is removed: {', '.join(failed)}", flush=True)
 
 
 def _logs(job):

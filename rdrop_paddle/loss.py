@@ -44,7 +44,8 @@ def cross_entropy(logits, label, pad_mask=None, *, label_smoothing=0.0):
     """Mean cross entropy over the unmasked positions, a float32 scalar in nats.
 
     Args:
-        logits: [..., classes]; `label`: integers [...] or [..., 1], or probabilities [..., classes].
+        logits: [..., classes]; `label`: integers [...] or [..., 1], or probabilities [..., classes]. A negative one gives NaN:
+            what another loss knows by an `ignore_index` such as -100 is marked in `pad_mask` here.
         pad_mask: bool [...], True = padding; labels there may hold anything.
         label_smoothing: the share of the label's mass spread evenly over the classes whose logit is not -inf.
 
@@ -91,7 +92,7 @@ class RDropLoss(nn.Layer):
 
         Args:
             p, q: logits of the two passes, [..., classes].
-            label: integers [...] or [..., 1], or probabilities [..., classes]; for both passes.
+            label: integers [...] or [..., 1], or probabilities [..., classes], see `cross_entropy`; for both passes.
             pad_mask: bool [...], True = padding, ignored by both terms.
         """
         _check_logits(p, q)
@@ -141,7 +142,10 @@ def _mean_nll(log_p, label, pad_mask, label_smoothing):
     if label.dtype in (paddle.int64, paddle.int32):
         if pad_mask is not None:
             label = paddle.where(pad_mask, paddle.zeros_like(label), label)
-        nll = -paddle.take_along_axis(log_p, label.unsqueeze(-1), axis=-1).squeeze(-1)
+        negative = label < 0  # which Paddle would count from the last class; to raise an error would be to wait for the device
+        index = paddle.where(negative, paddle.zeros_like(label), label).unsqueeze(-1)
+        nll = -paddle.take_along_axis(log_p, index, axis=-1).squeeze(-1)
+        nll = paddle.where(negative, paddle.full_like(nll, math.nan), nll)
     else:
         nll = -(label * paddle.where(label > 0, log_p, paddle.zeros_like(log_p))).sum(axis=-1)
     if label_smoothing > 0:

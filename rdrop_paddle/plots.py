@@ -225,6 +225,8 @@ def alpha_figure(groups, baseline):
     axes.axhspan(min(band), max(band), color=BLUE, alpha=0.15, linewidth=0)
     axes.axhline(np.mean(band), color=BLUE, label=f"baseline, mean and range of {_seeds(band)}")
     by_alpha = {runs[0].alpha: runs for name, runs in groups.items() if name != baseline}
+    if not by_alpha:
+        raise UserError(f"there is nothing but the baseline {baseline}: name the runs to compare with it")
     if len(by_alpha) < len(groups) - 1:
         raise UserError(f"two of {', '.join(groups)} have the same alpha, so that something else differs: leave one out")
     alphas = sorted(by_alpha)
@@ -265,12 +267,14 @@ def cost_figure(groups):
     """
     figure = Figure(figsize=(6.5, 4), layout="constrained")
     axes = figure.subplots()
-    for runs, colour in zip(groups.values(), COLOURS * len(groups)):
+    words = [_in_words(runs[0]) for runs in groups.values()]
+    words = [word if words.count(word) == 1 else f"{word} ({name})" for name, word in zip(groups, words)]
+    for runs, colour, label in zip(groups.values(), COLOURS * len(groups), words):
         time, accuracies = min(run.milliseconds for run in runs), np.asarray([run.accuracy for run in runs])
         axes.plot([time] * len(runs), accuracies, "o", color=colour, markersize=3, alpha=0.6)
         mean = accuracies.mean()
         reach = [[mean - accuracies.min()], [accuracies.max() - mean]]
-        axes.errorbar(time, mean, reach, fmt="D", color=colour, capsize=3, label=_in_words(runs[0]))
+        axes.errorbar(time, mean, reach, fmt="D", color=colour, capsize=3, label=label)
     axes.set_xlim(0, 1.08 * axes.get_xlim()[1])
     axes.set_xlabel("time of an update, ms (fastest run)")
     axes.set_ylabel(SPLITS[next(iter(groups.values()))[0].split])
@@ -287,4 +291,5 @@ def cost_figure(groups):
 def _in_words(run):
     if run.passes == 1:
         return "baseline"
-    return f"R-Drop, {run.shared_blocks} blocks shared" if run.shared_blocks else "R-Drop"
+    method = "R-Drop" if run.alpha else "two passes without KL"
+    return f"{method}, {run.shared_blocks} blocks shared" if run.shared_blocks else method

@@ -9,21 +9,21 @@ import statistics
 from dataclasses import asdict
 
 from . import durable
-from .config import FREE, flatten, load_config
+from .config import FREE, changeable, flatten, load_config
 from .errors import UserError
 from .metrics import read_metrics
 
 SCORE, FAILURE = "eval.txt", "failed.txt"  # a published run has one of them
-CHANGEABLE = FREE.keys() - {"eval.split"}  # what a result is of may not change under it
 ADVICE = "make room or the folder writable, and start the same command again"
 # columns of runs.csv that are there whether or not runs differ in them
 SETTINGS = ("model.image_size", "data.images_per_class", "train.lr", "rdrop.passes", "rdrop.alpha", "rdrop.shared_blocks")
 
 
 def publish(run_folder, folder, failure=None):
-    """Copy what shows a run's outcome into `folder`, which is there once it is whole; `failure` is a line, None for a score.
+    """Copy what shows a run's outcome into `folder`, which is there once it is whole and on the disk.
 
-    The VisualDL log goes along with runs that read the test set; trials on the held-out part are many.
+    `failure` is a line, None for a score. The VisualDL log goes along with runs that read the test set; trials on the
+    held-out part are many.
     """
     unfinished = folder.with_name(folder.name + durable.UNFINISHED)
     with durable.writing(folder, ADVICE):
@@ -40,7 +40,10 @@ def publish(run_folder, folder, failure=None):
             (unfinished / SCORE).write_text(score)
             if final["split"] == "test":
                 shutil.copytree(run_folder / "vdl", unfinished / "vdl")
+        for path in (*unfinished.rglob("*"), unfinished):
+            durable.sync(path)
         unfinished.rename(folder)
+        durable.sync(folder.parent)
 
 
 def check(experiments):
@@ -58,8 +61,9 @@ def check(experiments):
         if not folder.exists():
             continue
         before, now = (flatten(asdict(config)) for config in (load_config(folder / "config.yaml"), job.config))
+        may_change = changeable(now).keys() - {"eval.split"}  # what a result is of may not change under it
         for key in now:
-            if before[key] != now[key] and key not in CHANGEABLE:
+            if before[key] != now[key] and key not in may_change:
                 raise UserError(
                     f"{job.run}: {key} is {before[key]} in {folder}, and {now[key]} in {experiments.path}: change it back, "
                     "or give the run another name"

@@ -158,6 +158,15 @@ def run_folder(config):
     return Path(config.output).expanduser() / config.name
 
 
+def alone(config):
+    """A context in which no other process trains in the run folder; rank 0 sees to it for all."""
+    if ranks.rank() > 0:
+        return contextlib.nullcontext()
+    folder = run_folder(config)
+    taken = f"another process is training in {folder}: wait for it or end it first, or choose another name=..."
+    return durable.locked(folder.with_name(f".{folder.name}.lock"), taken)
+
+
 def check_run_folder(config, resume):
     """Refuse to mix two runs; rank 0 looks for all.
 

@@ -59,8 +59,8 @@ class Trainer:
         self._set_precision(train_config)
         self.batches = iter(task.batches("train"))
         ranks.wait_for_all()  # reading the data may take one of them longer
-        self.averages = self.ranks > 1 and self.shards.stage < 2  # DataParallel does, over the ranks; Shards adds up
-        self.model = paddle.DataParallel(task.model) if self.averages else task.model
+        self.data_parallel = self.ranks > 1 and self.shards.stage < 2  # it averages over the ranks; Shards adds up
+        self.model = paddle.DataParallel(task.model) if self.data_parallel else task.model
         self.shards.exchange()
         self.average = WeightAverage(task.model, train_config.ema_decay)
         task.model.train()
@@ -138,7 +138,8 @@ class Trainer:
         """Leave the clipped gradient of the global batch in the parameters.
 
         Each micro-batch's loss is a mean over its own unmasked positions, so it is weighted with their number and the
-        gradient is divided by the number in the whole global batch: neither accumulation nor ranks change it.
+        gradient is divided by the number in the whole global batch: neither accumulation nor ranks change it, unless
+        rdrop.reduction is "sum", by which the KL's weight is the micro-batch's.
 
         Returns:
             the FIGURES, float32 [4] on the device.
@@ -148,11 +149,11 @@ class Trainer:
         totals = paddle.zeros([4])  # loss, ce and kl weighted with positions; positions
         for number, batch in enumerate(reported(micro_batches, f"update {update}: micro-batch", len(micro_batches)), start=1):
             last = number == len(micro_batches)
-            with self.model.no_sync() if self.averages and not last else contextlib.nullcontext():
+            with self.model.no_sync() if self.data_parallel and not last else contextlib.nullcontext():
                 totals += self._accumulate(batch)
             ranks.progress.signs += 1
         totals = ranks.sum_over_all(totals)
-        grad_norm = self._scale_gradients((self.ranks if self.averages else 1) / totals[3])
+        grad_norm = self._scale_gradients((self.ranks if self.data_parallel else 1) / totals[3])
         return paddle.concat([totals[:3] / totals[3], grad_norm.reshape([1])])
 
     def _accumulate(self, batch):

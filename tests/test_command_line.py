@@ -52,7 +52,8 @@ def test_mkls_kernels_are_chosen_on_amd_and_copying_transposes_without_a_gpu_pac
 @pytest.mark.parametrize("settings, page_faults", [({}, range(100)), ({"MALLOC_ARENA_MAX": "4"}, range(5000, 10**6))])
 def test_freed_memory_is_used_again_unless_the_environment_sets_the_allocator(settings, page_faults):
     program = """
-import resource
+import ctypes, resource
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: a huge page would be one fault for 512
 from rdrop_paddle import command_line
 command_line.prepare_cpu()
 def use():
@@ -67,6 +68,25 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")} | settings
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, cwd=ROOT)
     assert int(done.stdout) in page_faults, done.stderr
+
+
+def test_a_number_that_is_none_is_told_with_its_option():
+    arguments = command_line.parser(__doc__)
+    arguments.add_argument("--ranks", type=command_line.positive)
+    assert arguments.parse_args(["--ranks", "12"]).ranks == 12
+    for text in ("0", "-1", "1.5", "two", "\u00b2"):
+        with pytest.raises(UserError, match=f"argument --ranks: '{text}' is no integer from 1 on; see --help"):
+            arguments.parse_args([f"--ranks={text}"])
+
+
+def test_looking_whether_a_file_can_be_written_leaves_none_and_harms_none(tmp_path, monkeypatch):
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    old.write_text("before")
+    for path in (old, new):
+        command_line.check_writable("--json", path)
+    assert old.read_text() == "before" and not new.exists()
+    monkeypatch.setenv("PADDLE_TRAINER_ID", "1")  # on another machine than rank 0, which alone writes
+    command_line.check_writable("--json", tmp_path / "absent" / "speed.json")
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path):

@@ -265,7 +265,7 @@ def test_ranks_exchange_their_gradients_once_an_update(tiny_config):
         in_turn.append("no_sync")
         yield
 
-    trainer.averages, trainer.model.no_sync = True, no_sync  # as with DataParallel
+    trainer.data_parallel, trainer.model.no_sync = True, no_sync  # as with DataParallel
     trainer.model.register_forward_pre_hook(lambda *_: in_turn.append("forward"))
     trainer.step(trainer.read()[0])
     assert in_turn == ["no_sync", "forward"] * 3 + ["forward"]

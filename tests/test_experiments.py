@@ -96,7 +96,9 @@ def test_the_tool_trains_publishes_records_failures_and_skips_what_is_there(writ
     done = run_tool("run_experiments.py", table)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "[1/2] wrong_seed0\n    failed with exit status 1: FloatingPointError: update 2: loss nan" in done.stdout
-    assert done.stdout.endswith("wrong_seed0 failed: remove results/wrong_seed0 to have it tried again\n")
+    assert done.stdout.endswith(
+        "wrong_seed0 failed: remove results/wrong_seed0 to have it continued from its last checkpoint\n"
+    )
     failed, finished = RESULTS / "wrong_seed0", RESULTS / "fine_seed0"
     assert {path.name for path in failed.iterdir()} == {"config.yaml", "environment.json", "metrics.jsonl", "failed.txt"}
     assert {path.name for path in finished.iterdir()} == {"config.yaml", "environment.json", "metrics.jsonl", "eval.txt", "vdl"}
@@ -113,7 +115,7 @@ def test_the_tool_trains_publishes_records_failures_and_skips_what_is_there(writ
     before = {path: path.read_bytes() for path in RESULTS.rglob("*") if path.is_file()}
     again = run_tool("run_experiments.py", table)
     assert again.returncode == 0 and "2 of 2 runs are in results already" in again.stdout and "[" not in again.stdout
-    assert "failed earlier, and tried again when the folder is removed: wrong_seed0" in again.stdout
+    assert "failed earlier, and continued when the folder is removed: wrong_seed0" in again.stdout
     assert before == {path: path.read_bytes() for path in RESULTS.rglob("*") if path.is_file()}
 
 
@@ -149,14 +151,16 @@ def test_a_row_says_what_the_run_was_and_took(run):
     )
 
 
-def test_a_failing_run_is_recorded_and_tried_again_once_its_folder_is_removed(run, capsys, tmp_path):
+def test_a_failing_run_is_recorded_and_continued_once_its_folder_is_removed(run, capsys, tmp_path):
     table = [dict(name="bad", overrides=["train.lr=3"]), dict(name="good")]
     assert run(*table) == 1
     assert starts() == ["bad_seed0", "good_seed0"]
     words = "FloatingPointError: update 1: loss nan; last good checkpoint: ./output/experiments/bad_seed0"
     assert (RESULTS / "bad_seed0" / "failed.txt").read_text() == words + "\n"
-    assert "bad_seed0 failed: remove results/bad_seed0 to have it tried again" in capsys.readouterr().out
+    assert "bad_seed0 failed: remove results/bad_seed0 to have it continued from its last checkpoint" in capsys.readouterr().out
     assert [(row["status"], row["correct"]) for row in rows()] == [("failed", ""), ("finished", "400")]
+    runs = Path("output/experiments")
+    assert [path.parent.name for path in runs.glob("*/checkpoints")] == ["bad_seed0"]  # which would go on from there
     assert run(*table) == 0 and len(starts()) == 2
     for path in (RESULTS / "bad_seed0").iterdir():
         path.unlink()
@@ -182,7 +186,7 @@ def test_a_signal_ends_the_training_and_the_next_start_resumes_it(run, number, c
             time.sleep(0.01)
         os.kill(os.getpid(), number)
 
-    threading.Thread(target=stop).start()
+    threading.Thread(target=stop, daemon=True).start()
     start = time.monotonic()
     assert run(dict(name="long"), dict(name="later")) == 1
     assert time.monotonic() - start < 30 and starts() == ["long_seed0"] and rows() == []
@@ -205,7 +209,7 @@ def test_two_starts_at_once_are_refused(run):
             errors.append(str(error))
         os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=start_again).start()
+    threading.Thread(target=start_again, daemon=True).start()
     run(dict(name="long"))
     assert errors == ["experiments are running in output/experiments already: wait for them, or end them first"]
 
@@ -227,6 +231,16 @@ def test_a_published_run_of_other_settings_is_refused(run, now, message):
     with pytest.raises(UserError, match=re.escape(message)):
         run(now)
     assert starts() == ["a_seed0"]
+
+
+def test_the_micro_batch_is_part_of_what_a_summed_kl_gave(run):
+    def table(**more):
+        return [dict(name=name, overrides=[f"rdrop.reduction={name}", *more.get(name, [])]) for name in ("batchmean", "sum")]
+
+    assert run(*table()) == 0
+    assert run(*table(batchmean=["train.micro_batch_size=16"])) == 0
+    with pytest.raises(UserError, match=r"sum_seed0: train.micro_batch_size is \d+ in results/sum_seed0, and 16 in"):
+        run(*table(sum=["train.micro_batch_size=16"]))
 
 
 @pytest.mark.parametrize(

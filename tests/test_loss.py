@@ -108,6 +108,14 @@ def test_padding_counts_for_nothing_not_even_when_it_is_nan(reduction):
     assert not p_tensor.grad.numpy()[mask].any() and p_tensor.grad.numpy()[~mask].all()
 
 
+@pytest.mark.parametrize("shape, ignored", [([4], -1), ([4, 1], -100)])
+def test_a_negative_label_is_no_class(shape, ignored):
+    p, label = tensor(np.zeros([4, 7], "float32")), np.array([0, ignored, 6, 1])
+    assert np.isnan(cross_entropy(p, tensor(label.reshape(shape))).item())
+    found = RDropLoss()(p, p, tensor(label.reshape(shape)), tensor(label < 0)).item()
+    assert found == pytest.approx(np.log(7), rel=1e-6)
+
+
 def test_padding_alone_gives_zero():
     p = tensor(np.ones([2, 3, 4], "float32"))
     assert RDropLoss(1.0)(p, 2 * p, tensor(np.zeros([2, 3], "int64")), tensor(np.ones([2, 3], bool))).item() == 0

@@ -164,7 +164,9 @@ def test_accuracy_against_alpha_and_cost_is_the_mean_over_the_finished_runs(tabl
     assert 100 * axes.child_axes[0].get_xlim()[1] == pytest.approx(axes.get_xlim()[1])  # in updates of the baseline
     points = [container.lines[0].get_xydata()[0].tolist() for container in axes.containers]
     np.testing.assert_allclose(points, [[100, 51], [180, 54], [180, 55], [140, 58]])
-    assert texts(axes) == ["baseline", "R-Drop", "R-Drop", "R-Drop, 4 blocks shared"]
+    assert texts(axes) == ["baseline", "two passes without KL", "R-Drop", "R-Drop, 4 blocks shared"]
+    twice = plots.cost_figure({"one": groups["rdrop1"], "other": groups["rdrop1"]})
+    assert texts(twice.axes[0]) == ["R-Drop (one)", "R-Drop (other)"]
 
 
 def test_the_drawing_says_the_loss():
@@ -187,6 +189,7 @@ def test_what_cannot_be_drawn_is_a_user_error(plot, table, answers, tmp_path):
         (["alpha", tmp_path / "absent.csv", "--baseline", "a", "--runs", "b"], "cannot read .*absent.csv"),
         (["alpha", other, "--baseline", "a", "--runs", "b"], "is no table of runs"),
         (["alpha", table, "--baseline", "base", "--runs", "many"], "no finished run named many, but base, rdrop0, rdrop1,"),
+        (["alpha", table, "--baseline", "base", "--runs", "base"], "nothing but the baseline base"),
         (
             ["alpha", table, "--baseline", "base", "--runs", "rdrop1", "rdrop4", "rdrop1b"],
             "two of base, .* have the same alpha",

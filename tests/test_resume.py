@@ -94,6 +94,16 @@ def test_what_does_not_change_the_result_may_be_changed(saved):
         assert trainer.notes == ["train.recompute was False and is True: the result is the same up to rounding"]
 
 
+def test_the_micro_batch_may_not_be_changed_under_a_summed_kl(saved):
+    folder, overrides = saved
+    before, after = (
+        {"config": asdict(load_config(BASE, [*overrides, "rdrop.reduction=sum", *more]))}
+        for more in ([], ["train.micro_batch_size=8"])
+    )
+    with pytest.raises(UserError, match=r"train.micro_batch_size was \d+ and is 8"):
+        checkpoint.compare(folder, before, after)
+
+
 def test_other_training_data_are_refused(saved):
     folder, overrides = saved
     config = load_config(BASE, overrides)

@@ -52,8 +52,14 @@ def test_a_supervised_run_may_itself_be_a_resumed_one(supervised):
     assert supervised([("3", 0)], 1, resume=True) == (0, [["--resume"]])
 
 
-def test_sigterm_between_two_runs_ends_supervision(supervised):
-    threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGTERM]).start()
+def test_sigterm_between_two_runs_ends_supervision(supervised, monkeypatch):
+    wait = threading.Event.wait
+
+    def terminated_wait(event, timeout=None):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return wait(event, timeout)
+
+    monkeypatch.setattr(threading.Event, "wait", terminated_wait)
     start = time.monotonic()
     assert supervised([("3", 7), ("6", 0)], restarts=3, first_delay=60) == (7, [[]])
     assert time.monotonic() - start < 30

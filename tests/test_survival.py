@@ -119,7 +119,7 @@ def assert_same_training(folder, straight):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_alone_exits_with_the_signals_status(job, number):
-    running = job("alone")
+    running = job("alone", overrides=["train.steps=10000"])
     running.wait_for_update(3)
     running.process.send_signal(number)
     running.process.send_signal(number)
@@ -177,7 +177,7 @@ def test_when_a_rank_hangs_the_job_ends_within_the_timeout_and_its_name_is_said(
     running = job("hanging", ranks=2, overrides=["train.steps=10000", "train.collective_timeout=5"])
     running.wait_for_update(12)
     os.kill(rank_processes(running.process.pid)[stopped], signal.SIGSTOP)
-    status, seconds = running.wait(15)  # the launcher needs some of them to end the one that is stopped
+    status, seconds = running.wait(60)  # the launcher needs some of them to end the one that is stopped
     print(f"SIGSTOP of rank {stopped}: {seconds:.1f} s")
     line = rf"^error: rank {stopped} has not been heard of for \d+ s, dead or hanging; last good checkpoint: .*update-\d+$"
     assert status != 0 and re.search(line, running.rank_log(1 - stopped), re.MULTILINE)

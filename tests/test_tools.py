@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT, Payload
 from safetensors.numpy import load_file
 
-from rdrop_paddle import build_model
+from rdrop_paddle import build_model, durable
 from rdrop_paddle.checkpoint import latest, model_arrays, save_weights
 from rdrop_paddle.config import BASE, load_config
 from rdrop_paddle.vision.task import ImageClassification
@@ -215,6 +215,17 @@ def test_bad_input_to_train_is_one_line_and_status_2(run_tool, tiny_overrides, s
     assert left in ([], ["notes.txt"])  # the mended command meets no half-made run folder
 
 
+def test_a_second_process_in_a_run_folder_is_refused_while_the_first_one_lives(run_tool, tiny_overrides, tmp_path):
+    folder = tmp_path / "output" / "tiny"
+    train = ("train.py", "-c", BASE, "-o", *tiny_overrides)
+    with durable.locked(folder.with_name(".tiny.lock"), "held"):
+        for resume in ([], ["--resume"]):
+            assert f"another process is training in {folder}: wait for it" in error_of(run_tool(*train, *resume))
+        assert not folder.exists()
+    assert run_tool(*train).returncode == 0
+    assert os.listdir(folder.parent) == ["tiny"]
+
+
 def test_a_result_that_cannot_be_written_is_said_before_the_work(run_tool, tiny_overrides, weights, tmp_path):
     done = run_tool("eval.py", "-c", BASE, "--weights", weights, "--json", tmp_path, "-o", *tiny_overrides)
     assert f"cannot write --json {tmp_path}: Is a directory" in error_of(done)
@@ -297,11 +308,13 @@ def test_the_quickstart_compares_both_arms(tmp_path):
     """`make train`, cut to a few updates, in a copy of the project, because it writes to output/ there."""
     for name in ("configs", "rdrop_paddle", "tools"):
         shutil.copytree(ROOT / name, tmp_path / name)
-    command = [sys.executable, tmp_path / "tools" / "quickstart.py", "-o", "train.steps=3", "train.warmup_steps=1"]
+    command = [sys.executable, tmp_path / "tools" / "quickstart.py", "-o", "train.steps=3", "-o", "train.warmup_steps=1"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=tmp_path, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = re.findall(r"^\| (baseline|R-Drop) +\| 0\.\d{4} \(\d+/719\) +\| +\d+ \|$", done.stdout, re.MULTILINE)
     assert rows == ["baseline", "R-Drop"]
+    trained = load_config(tmp_path / "output" / "digits_rdrop_seed0" / "config.yaml").train
+    assert (trained.steps, trained.warmup_steps) == (3, 1)
     dashboard = shlex.split(done.stdout.splitlines()[-1].partition("The curves:")[2])
     done = subprocess.run([*dashboard, "--help"], capture_output=True, text=True, cwd=tmp_path, timeout=60)
     assert done.returncode == 0 and (tmp_path / dashboard[-1]).samefile(tmp_path / "output")

@@ -20,12 +20,12 @@ def main():
     arguments = command_line.parser(__doc__)
     arguments.add_argument("source", metavar="SOURCE", help="weight file, or a bare name under RDROP_DATA")
     arguments.add_argument("target", metavar="TARGET")
-    arguments.add_argument("--heads", type=int, help="attention heads, for .npz from a width that no released ViT has")
+    arguments.add_argument(
+        "--heads", type=command_line.positive, help="attention heads, for .npz from a width that no released ViT has"
+    )
     arguments.add_argument("--float16", action="store_true", help="round the numbers to 16 bits")
     arguments.add_argument("--sha256", help="what the source's must be")
     options = arguments.parse_args()
-    if options.heads is not None and options.heads < 1:
-        raise UserError(f"--heads is {options.heads}: give a number above 0")
     if Path(options.target).exists():
         raise UserError(f"{options.target} exists already: choose another name")
 

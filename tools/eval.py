@@ -12,7 +12,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from rdrop_paddle import command_line, console, load_config
+from rdrop_paddle import command_line, console, durable, load_config
+
+ADVICE = "free some space or choose another place"
 
 
 def main():
@@ -45,7 +47,8 @@ def main():
     task = Recorder(task) if options.predictions else task
     score = engine.evaluate(task, config.eval.split)
     if options.predictions:
-        task.write(options.predictions, config.eval.split)
+        with durable.writing(options.predictions, ADVICE):
+            task.write(options.predictions, config.eval.split)
     target = config.eval.target_accuracy
     passed = target is None or score["accuracy"] >= target
     if rank > 0:
@@ -53,7 +56,8 @@ def main():
     verdict = "" if target is None else f" target {target:.4f} {'PASS' if passed else 'FAIL'}"
     if options.json:
         result = dict(score, split=config.eval.split, target=target, passed=passed, weights=options.weights)
-        Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
+        with durable.writing(options.json, ADVICE):
+            Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
     print(f"accuracy {score['accuracy']:.4f} ({score['correct']}/{score['total']}){verdict}", flush=True)
     return 0 if passed else 1
 

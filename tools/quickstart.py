@@ -4,7 +4,6 @@ python tools/quickstart.py
 python tools/quickstart.py --seed 3 -o train.steps=500
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -13,14 +12,20 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from rdrop_paddle import command_line, supervision
+
 CONFIG = "configs/digits_quickstart.yaml"
 ARMS = {"baseline": ["rdrop.passes=1", "rdrop.alpha=0"], "R-Drop": []}
 
 
 def main():
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = command_line.parser(__doc__)
     arguments.add_argument("--seed", type=int, default=0, help="of both runs")
-    arguments.add_argument("-o", "--override", nargs="+", default=[], metavar="key=value", help="for both runs")
+    arguments.add_argument(
+        "-o", "--override", nargs="+", action="extend", default=[], metavar="key=value", help="for both runs"
+    )
     options = arguments.parse_args()
     rows = {}
     for arm, overrides in ARMS.items():
@@ -48,7 +53,7 @@ def run(folder, overrides):
 
 
 def call(*arguments):
-    status = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT).returncode
+    status = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, env=supervision.GIVEN).returncode
     if status:
         sys.exit(status)
 
@@ -60,4 +65,4 @@ def unused_folder(name):
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

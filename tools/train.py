@@ -45,16 +45,24 @@ def main():
 
 
 def train(config, resume, interruption):
-    import paddle
-
-    from rdrop_paddle import checkpoint, engine, ranks, summary
-    from rdrop_paddle.runlog import RunLog, check_run_folder, check_shared_folder, run_folder
-    from rdrop_paddle.trainer import Trainer
-    from rdrop_paddle.vision.task import ImageClassification
+    from rdrop_paddle import ranks
+    from rdrop_paddle.runlog import alone, check_run_folder, check_shared_folder
 
     check_ranks(config.train, ranks.count())  # errors now rather than after minutes of reading
     check_shared_folder(config)
-    check_run_folder(config, resume)
+    with alone(config):
+        check_run_folder(config, resume)
+        return train_alone(config, resume, interruption)
+
+
+def train_alone(config, resume, interruption):
+    import paddle
+
+    from rdrop_paddle import checkpoint, engine, ranks, summary
+    from rdrop_paddle.runlog import RunLog, run_folder
+    from rdrop_paddle.trainer import Trainer
+    from rdrop_paddle.vision.task import ImageClassification
+
     paddle.seed(config.train.seed)
     task = ImageClassification(config)
     resuming = resume and checkpoint.latest(run_folder(config)) is not None
