@@ -58,7 +58,10 @@ def read_image(path, description):
     """An image file as the model wants it, float32 [1, 3, S, S]; see "feed" in description.json."""
     size = description["image_size"]
     with Image.open(path) as file:
-        image = ImageOps.exif_transpose(file).convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+        image = ImageOps.exif_transpose(file)
+    if image.mode.startswith("I;16"):  # 16 bits of grey, which Pillow itself would make white from 255 on
+        image = Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
+    image = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
     mean, std = np.float32(description["mean"]), np.float32(description["std"])
     pixels = (np.asarray(image, dtype="float32") / 255 - mean) / std
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])

@@ -53,15 +53,23 @@ def check_writable(option, path):
 def run(main):
     """Exit with what `main()` returns; a UserError is printed in one line and gives exit status 2.
 
+    So does an OSError that names a file: a path without permission, or longer than the system allows.
+
     Under the launcher the other ranks of a machine wait for its first, which as a rule fails the same way: the launcher
     then ends them and hands its status on; it would report a signal if one of them ended first. A fault that another rank
     alone meets, such as a broken image, ends the job too, with its message in that rank's log and the launcher's status.
     """
     prepare_cpu()
     warnings.filterwarnings("ignore", message="No ccache found")  # of Paddle's import; nothing is compiled here
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8, nor terminals show all of it
     try:
         status = main()
-    except UserError as error:
+    except (UserError, OSError) as error:
+        if isinstance(error, OSError):
+            if error.filename is None:
+                raise
+            error = f"{error.filename}: {error.strerror}"
         print(f"error: {error}", file=sys.stderr, flush=True)
         if int(os.environ.get("PADDLE_LOCAL_RANK", 0)) > 0:
             time.sleep(GRACE)

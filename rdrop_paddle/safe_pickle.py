@@ -114,17 +114,17 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: the one in C can neit
         return self._persistent_load(pid)
 
     def _set_item(self):
-        _text(self.stack[-2])
+        _key(self.stack[-2])
         pickle._Unpickler.load_setitem(self)
 
     def _set_items(self):
         for key in self.stack[::2]:
-            _text(key)
+            _key(key)
         pickle._Unpickler.load_setitems(self)
 
     def _new_dict(self):
         for key in self.stack[::2]:
-            _text(key)
+            _key(key)
         pickle._Unpickler.load_dict(self)
 
     def _refuse(self):
@@ -141,9 +141,10 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: the one in C can neit
     }
 
 
-def _text(key):
-    if not isinstance(key, str):
-        raise pickle.UnpicklingError("a key that is not text")
+def _key(key):
+    """A key of a dictionary: text, or the number by which torch's optimizers know a parameter; their hashes do not collide."""
+    if not (isinstance(key, str) or (type(key) is int and 0 <= key < 2**31)):
+        raise pickle.UnpicklingError("a key that is neither text nor a small number")
     return key
 
 
@@ -153,7 +154,7 @@ class _Dictionary(dict):
     __slots__ = ()
 
     def __init__(self, pairs=()):
-        super().__init__((_text(key), value) for key, value in pairs)
+        super().__init__((_key(key), value) for key, value in pairs)
 
     def __setstate__(self, state):
         """A state is left aside: torch hangs `_metadata` on its state dicts."""

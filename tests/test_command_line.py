@@ -89,6 +89,26 @@ def test_looking_whether_a_file_can_be_written_leaves_none_and_harms_none(tmp_pa
     command_line.check_writable("--json", tmp_path / "absent" / "speed.json")
 
 
+def run_tool_main(program, tmp_path, **environment):
+    program = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom rdrop_paddle import command_line\n{program}"
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env={**os.environ, **environment}
+    )
+
+
+def test_a_path_that_the_system_refuses_is_one_line_and_status_2(tmp_path):
+    done = run_tool_main("command_line.run(lambda: open('absent'))", tmp_path)
+    assert (done.returncode, done.stderr) == (2, "error: absent: No such file or directory\n")
+    done = run_tool_main("def main(): raise OSError(5, 'of no file')\ncommand_line.run(main)", tmp_path)
+    assert done.returncode == 1 and "Traceback" in done.stderr  # nothing that a user could mend
+
+
+def test_names_that_a_terminal_cannot_show_are_printed_in_another_way(tmp_path):
+    (tmp_path / os.fsdecode(b"\xb0.jpg")).touch()
+    program = "import os\ncommand_line.run(lambda: print('\u4e2d', *os.listdir('.')))"
+    assert run_tool_main(program, tmp_path, PYTHONIOENCODING="ascii").stdout == "\\u4e2d \\udcb0.jpg\n"
+
+
 def test_a_file_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(UserError, match="cannot write --json .*absent/speed.json: No such file"):
         command_line.check_writable("--json", tmp_path / "absent" / "speed.json")

@@ -142,13 +142,15 @@ def test_onnx_gives_the_same_logits(main, tmp_path, capsys):
     np.testing.assert_allclose(by_onnx, by_paddle, atol=1e-5 * np.abs(by_paddle).max())
 
 
-def test_the_example_needs_the_exported_folder_alone_and_answers_as_predict(task, tmp_path):
+@pytest.mark.parametrize("depth", ["8 bits of RGB", "16 bits of grey"])
+def test_the_example_needs_the_exported_folder_alone_and_answers_as_predict(task, tmp_path, depth):
     task, report = task
     export.export(task, tmp_path / "exported", report)
     turned = Image.Exif()
     turned[0x0112] = 6
     shades = np.linspace(0, 127, 11 * 9 * 3).reshape(11, 9, 3) + np.random.default_rng(0).choice([0, 128], [11, 9, 3])
-    Image.fromarray(shades.astype("uint8")).save(tmp_path / "image.png", exif=turned)
+    pixels = shades.astype("uint8") if depth == "8 bits of RGB" else (257 * shades[..., 0]).astype("uint16")
+    Image.fromarray(pixels).save(tmp_path / "image.png", exif=turned)
     shutil.copy(ROOT / "examples" / "inference.py", tmp_path)
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     command = [sys.executable, "inference.py", "exported", "image.png", "--threads", "1"]

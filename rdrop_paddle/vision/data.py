@@ -84,7 +84,8 @@ def fingerprint(images):
     for indices in np.array_split(np.arange(len(images.labels)), len(images.labels) // 1000 + 1):  # little of it in memory
         if images.are_files:
             for path in images.read(indices):
-                digest.update(f"{path.parent.name}/{path.name} {path.stat().st_size}\n".encode())
+                # fsencode: a name need not be UTF-8
+                digest.update(os.fsencode(f"{path.parent.name}/{path.name} {path.stat().st_size}\n"))
         else:
             digest.update(images.read(indices))
     return digest.hexdigest()

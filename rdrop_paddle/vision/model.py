@@ -1,8 +1,8 @@
 """The Vision Transformer, arXiv 2010.11929, with the parameter names of PaddleClas and timm.
 
-Dropout sits where Google's ViT has it: after the position embedding and twice in each MLP; the rate after the attention's
-projection is a setting of its own, and attention weights are never dropped. The forward gives logits and nothing
-else; loss and alpha live in loss.py.
+Dropout sits where the official R-Drop code has it: after the position embedding and twice in each MLP. Google's ViT also has it
+after the attention's projection, whose rate is a setting of its own here; attention weights are never dropped. The forward
+gives logits and nothing else; loss and alpha live in loss.py.
 """
 
 from dataclasses import fields

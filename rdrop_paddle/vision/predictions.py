@@ -69,7 +69,7 @@ class Predictions:
 
 def write(path, predictions):
     names = predictions.class_names
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for index, (label, predicted) in enumerate(zip(predictions.labels, predictions.predicted)):
@@ -83,7 +83,7 @@ def read(path):
         UserError: it is absent, or another kind of file.
     """
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
             rows = list(csv.DictReader(file))
         labels, predicted = (np.asarray([int(row[column]) for row in rows], "int64") for column in ("label", "prediction"))
         names = {int(row[column]): row[f"{column}_name"] for row in rows for column in ("label", "prediction")}

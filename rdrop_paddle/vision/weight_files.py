@@ -143,19 +143,21 @@ def _paddle_array(value):
 
 
 def _state_dict(found, path, as_array):
-    """`found`, or the dictionary in it that holds most tensors, as in {"model": {...}, "accuracy": tensor}."""
-    candidates = {}
+    """`found`, or the dictionary in it that is a ViT's, as in {"model": {...}, "optimizer": {...}}, or holds most tensors."""
+    candidates, merits = {}, {}
     if isinstance(found, dict):
-        inner = {name: value for name, value in found.items() if isinstance(value, dict)}
-        for name, value in {"": found, **inner}.items():
-            candidates[name] = sum(as_array(tensor) is not None for tensor in value.values())
-    most = max(candidates.values(), default=0)
-    names = [name for name, count in candidates.items() if count == most]
-    if most == 0:
+        candidates = {"": found} | {str(name): value for name, value in found.items() if isinstance(value, dict)}
+    for name, values in candidates.items():
+        tensors = [key for key, value in values.items() if isinstance(key, str) and as_array(value) is not None]
+        # a ViT's before an optimizer's, which may have several tensors a parameter
+        merits[name] = (any(key.endswith("cls_token") for key in tensors), len(tensors))
+    best = max(merits.values(), default=(False, 0))
+    names = [name for name, merit in merits.items() if merit == best]
+    if best == (False, 0):
         raise UserError(f"{path}: holds no dictionary of tensors")
     if len(names) > 1:
         raise UserError(f"{path}: holds {' and '.join(names)}, alike in size; save the one you mean in a file of its own")
-    return inner[names[0]] if names[0] else found
+    return {key: value for key, value in candidates[names[0]].items() if isinstance(key, str)}
 
 
 class _Storage:

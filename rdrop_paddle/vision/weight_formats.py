@@ -4,6 +4,7 @@ The layout is Paddle's: convolutions OIHW, linear layers [in, out], query, key a
 those of PaddleClas and timm.
 """
 
+import contextlib
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,8 @@ from ..checkpoint import WEIGHT_FORMAT
 from ..errors import UserError
 from .weight_files import read_weight_file
 
-HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}  # attention heads by width, in every released ViT
+# attention heads of the released ViTs by (width, depth); PaddleClas has one of width 768 and depth 8 with 8 heads
+HEADS = {(192, 12): 3, (384, 12): 6, (768, 12): 12, (1024, 24): 16, (1280, 32): 16}
 WRAPPERS = ("_layers.", "module.")  # what Paddle's and torch's DataParallel put before each name
 
 
@@ -74,7 +76,7 @@ def read_weights(path, sha256=None):
     try:
         if any(name.startswith(("Transformer/", "embedding/")) for name in arrays):
             weights = _from_google(arrays, file.sha256)
-        elif any(".attention.attention." in name for name in arrays):
+        elif any(name.removeprefix("vit.") == "embeddings.cls_token" for name in arrays):
             weights = _from_transformers(file.container, arrays, file.sha256)
         elif file.metadata.get("format") == WEIGHT_FORMAT:
             weights = _as_it_is("rdrop_paddle .safetensors", arrays, file.sha256)
@@ -97,8 +99,8 @@ def write_weights(weights, path, heads=None):
     """Write SourceWeights by the suffix of `path`: Google's .npz, timm-named .safetensors, or PaddleClas .pdparams.
 
     Args:
-        heads: attention heads, for .npz only, where each has a kernel of its own; None = as in every released ViT
-            of this width.
+        heads: attention heads, for .npz only, where each has a kernel of its own; None = those of the source where its
+            format tells, else those of the released ViT of this width and depth.
 
     Raises:
         UserError: another suffix, unknown tensors, a number of heads that does not fit, or a file that cannot be written.
@@ -110,7 +112,7 @@ def write_weights(weights, path, heads=None):
     tensors = {name: np.ascontiguousarray(array) for name, array in weights.tensors.items()}
     try:
         if path.suffix == ".npz":
-            np.savez(unfinished, **to_google(tensors, heads or _usual_heads(tensors)))
+            np.savez(unfinished, **to_google(tensors, heads or weights.heads or _usual_heads(tensors)))
         elif path.suffix == ".safetensors":
             arrays = {name: np.ascontiguousarray(array) for name, array in to_timm(tensors).items()}
             unfinished.write_bytes(safetensors.numpy.save(arrays, metadata={"format": "pt"}))
@@ -126,14 +128,16 @@ def write_weights(weights, path, heads=None):
     except (ValueError, KeyError, IndexError, SafetensorError) as error:
         raise UserError(f"cannot write {path}: not the tensors of a ViT ({error})") from None
     finally:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
 
 
 def _usual_heads(tensors):
     width = tensors["cls_token"].shape[-1] if "cls_token" in tensors else None
-    if width not in HEADS:
-        raise UserError(f"no released ViT has the width {width}: give the number of heads with --heads")
-    return HEADS[width]
+    depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
+    if (width, depth) not in HEADS:
+        raise UserError(f"no released ViT has the width {width} and {depth} blocks: give the number of heads with --heads")
+    return HEADS[width, depth]
 
 
 def _without_wrapper(arrays):
@@ -167,20 +171,26 @@ def _is_linear(name, array):
     return name.endswith(".weight") and array.ndim == 2
 
 
+# as in files that save_pretrained writes, and as in version 5's own state dicts
 _TRANSFORMERS_NAMES = [
     (r"embeddings\.cls_token", "cls_token"),
     (r"embeddings\.position_embeddings", "pos_embed"),
     (r"embeddings\.patch_embeddings\.projection\.(weight|bias)", r"patch_embed.proj.\1"),
-    (r"encoder\.layer\.(\d+)\.layernorm_before\.(weight|bias)", r"blocks.\1.norm1.\2"),
-    (r"encoder\.layer\.(\d+)\.layernorm_after\.(weight|bias)", r"blocks.\1.norm2.\2"),
+    (r"(?:encoder\.layer|layers)\.(\d+)\.layernorm_before\.(weight|bias)", r"blocks.\1.norm1.\2"),
+    (r"(?:encoder\.layer|layers)\.(\d+)\.layernorm_after\.(weight|bias)", r"blocks.\1.norm2.\2"),
     (r"encoder\.layer\.(\d+)\.attention\.output\.dense\.(weight|bias)", r"blocks.\1.attn.proj.\2"),
     (r"encoder\.layer\.(\d+)\.intermediate\.dense\.(weight|bias)", r"blocks.\1.mlp.fc1.\2"),
     (r"encoder\.layer\.(\d+)\.output\.dense\.(weight|bias)", r"blocks.\1.mlp.fc2.\2"),
+    (r"layers\.(\d+)\.attention\.o_proj\.(weight|bias)", r"blocks.\1.attn.proj.\2"),
+    (r"layers\.(\d+)\.mlp\.(fc1|fc2)\.(weight|bias)", r"blocks.\1.mlp.\2.\3"),
     (r"layernorm\.(weight|bias)", r"norm.\1"),
     (r"classifier\.(weight|bias)", r"head.\1"),
     (r"pooler\.dense\.(weight|bias)", r"pre_logits.fc.\1"),
 ]
-_TRANSFORMERS_QKV = re.compile(r"encoder\.layer\.(\d+)\.attention\.attention\.(query|key|value)\.(weight|bias)")
+_TRANSFORMERS_QKV = re.compile(
+    r"(?:encoder\.layer|layers)\.(\d+)\.attention\.(?:attention\.)?(query|key|value|q_proj|k_proj|v_proj)\.(weight|bias)"
+)
+_TRANSFORMERS_THIRDS = {"q_proj": "query", "k_proj": "key", "v_proj": "value"}
 
 
 def _from_transformers(container, arrays, sha256):
@@ -190,7 +200,7 @@ def _from_transformers(container, arrays, sha256):
         short = source.removeprefix("vit.")
         if match := _TRANSFORMERS_QKV.fullmatch(short):
             block, part, kind = match.groups()
-            parts.setdefault(f"blocks.{block}.attn.qkv.{kind}", {})[part] = array.T
+            parts.setdefault(f"blocks.{block}.attn.qkv.{kind}", {})[_TRANSFORMERS_THIRDS.get(part, part)] = array.T
         elif name := _renamed(_TRANSFORMERS_NAMES, short):
             weights.add_from_torch(name, array, source)
         else:

@@ -1,4 +1,5 @@
 import itertools
+import os
 import shutil
 
 import numpy as np
@@ -215,7 +216,9 @@ def test_data_are_known_by_their_content_wherever_they_are(image_folder, tiny_co
     image.write_bytes(image.read_bytes() + b"1")
     longer = fingerprint(image_folder)
     image.rename(image.with_name("33.jpg"))
-    assert len({before, longer, fingerprint(image_folder)}) == 3
+    renamed = fingerprint(image_folder)
+    image.with_name("33.jpg").rename(image.with_name(os.fsdecode(b"\xc3\xa8 or \xb0.jpg")))  # the second is no UTF-8
+    assert len({before, longer, renamed, fingerprint(image_folder)}) == 4
 
     black = np.zeros([2500, 2, 2, 3], "uint8")  # more than are read at once
     one_pixel = black.copy()

@@ -240,7 +240,7 @@ def test_json_alone_goes_to_stdout(main, capsys, tmp_path):
     [
         (["absent.png"], "absent.png: no such image or folder"),
         (["{image}", "--passes", "1"], "1 pass with dropout has no spread"),
-        (["{image}", "--passes", "none"], "invalid positive value: 'none'"),
+        (["{image}", "--passes", "none"], "argument --passes: 'none' is no integer from 1 on"),
         (["{image}", "--weights", "absent.safetensors"], "no weights at absent.safetensors"),
         (["{image}", "--attention", "picture.txt"], "--attention picture.txt: give a name that ends in .bmp, .jpeg"),
         (["{image}", "--json", "{image}/x"], "cannot write --json .*: Not a directory"),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from rdrop_paddle import UserError, build_model, load_weights
 from rdrop_paddle.checkpoint import model_arrays, save_weights
-from rdrop_paddle.vision.weight_formats import read_weights, write_weights
+from rdrop_paddle.vision.weight_formats import SourceWeights, read_weights, write_weights
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -79,11 +79,32 @@ def google_file(model, path):
         np.savez(file, **arrays)
 
 
+def torch_adam(model):
+    """The state of a torch optimizer after an update, which knows parameters by their numbers."""
+    parameters = [torch.nn.Parameter(tensor) for tensor in timm_state(model).values()]
+    optimizer = torch.optim.Adam(parameters)
+    sum(parameter.sum() for parameter in parameters).backward()
+    optimizer.step()
+    return optimizer.state_dict()
+
+
+def paddle_adam(model):
+    """The state of a Paddle optimizer after an update: four tensors for each of the model's."""
+    parameters = [paddle.to_tensor(parameter.numpy(), stop_gradient=False) for parameter in model.parameters()]
+    optimizer = paddle.optimizer.Adam(parameters=parameters)
+    sum(parameter.sum() for parameter in parameters).backward()
+    optimizer.step()
+    return optimizer.state_dict()
+
+
 WRITERS = {
     "Google .npz": google_file,
     "timm .safetensors": lambda model, path: safetensors_torch.save_file(timm_state(model), path),
     "timm .pth": lambda model, path: torch.save(timm_state(model), path),
     "timm .pth, nested": lambda model, path: torch.save({"model": timm_state(model), "epoch": 3}, path),
+    "timm .pth, beside its optimizer": lambda model, path: torch.save(
+        {"state_dict": {f"module.{n}": t for n, t in timm_state(model).items()}, "optimizer": torch_adam(model)}, path
+    ),
     "timm .pth, parameters": lambda model, path: torch.save(
         {name: torch.nn.Parameter(tensor) for name, tensor in timm_state(model).items()}, path
     ),
@@ -94,6 +115,10 @@ WRITERS = {
     "transformers .safetensors": lambda model, path: (
         huggingface(model).save_pretrained(path.parent),
         (path.parent / "model.safetensors").rename(path),
+    ),
+    "transformers .bin, a module's own names": lambda model, path: torch.save(huggingface(model).state_dict(), path),
+    "PaddleClas .pdparams, beside its optimizer": lambda model, path: paddle.save(
+        {"model": model.state_dict(), "optimizer": paddle_adam(model)}, str(path)
     ),
     "PaddleClas .pdparams": lambda model, path: paddle.save(model.state_dict(), str(path)),
     "PaddleClas .pdparams, protocol 2": lambda model, path: paddle.save(model.state_dict(), str(path), protocol=2),
@@ -350,16 +375,30 @@ def test_converted_files_are_what_their_libraries_expect(model, tmp_path, google
     "name, heads, message",
     [
         ("w.pt", None, "name it .npz, .safetensors or .pdparams"),
-        ("w.npz", None, "no released ViT has the width 16: give the number of heads"),
         ("w.npz", 3, "3 heads do not divide the width 16"),
         ("absent/w.npz", 2, "cannot write .*absent/w.npz: No such file"),
+        ("file/w.npz", 2, "cannot write .*file/w.npz: Not a directory"),
     ],
 )
 def test_a_conversion_that_cannot_be_is_a_user_error(model, tmp_path, google_npz, name, heads, message):
     source, _ = google_npz(model)
+    (tmp_path / "file").touch()
     with pytest.raises(UserError, match=message):
         write_weights(read_weights(source), tmp_path / name, heads)
     assert not list(tmp_path.glob("w.*"))
+
+
+def test_heads_are_the_sources_or_else_those_of_the_released_vit(model, tmp_path, google_npz):
+    source, _ = google_npz(model)
+    write_weights(read_weights(source), tmp_path / "again.npz")  # two heads, as no released ViT of this width tells
+    assert read_weights(tmp_path / "again.npz").heads == 2
+    write_weights(read_weights(source), tmp_path / "w.pdparams")
+    weights = read_weights(tmp_path / "w.pdparams")  # a format that does not tell
+    with pytest.raises(UserError, match="no released ViT has the width 16 and 2 blocks: give the number of heads"):
+        write_weights(weights, tmp_path / "w.npz")
+    wide = {"cls_token": np.zeros([1, 1, 768]), **{f"blocks.{n}.norm1.weight": np.zeros(768) for n in range(8)}}
+    with pytest.raises(UserError, match="the width 768 and 8 blocks"):  # PaddleClas's small one, of 8 heads and not 12
+        write_weights(SourceWeights("", "", tensors=wide), tmp_path / "small.npz")
 
 
 @pytest.mark.real
@@ -388,7 +427,9 @@ def save_pickle(content):
 
 
 STRANGE = {
-    "keys that are numbers": (lambda path: torch.save({1: torch.ones(2)}, path), "damaged pickle"),
+    "keys that are numbers": (lambda path: torch.save({1: torch.ones(2)}, path), "holds no dictionary of tensors"),
+    "keys of other kinds": (lambda path: torch.save({(1, 2): torch.ones(2)}, path), "damaged pickle"),
+    "keys that could collide": (lambda path: torch.save({2**61 - 1: torch.ones(2)}, path), "damaged pickle"),
     "no tensors": (lambda path: torch.save({"epoch": 3}, path), "holds no dictionary of tensors"),
     "two models": (
         lambda path: torch.save({"a": {"cls_token": torch.ones(2)}, "b": {"cls_token": torch.ones(2)}}, path),
