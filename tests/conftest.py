@@ -220,21 +220,19 @@ def google_arrays(name, array, model):
 
 @pytest.fixture
 def small_cifar(tmp_path):
-    """small_cifar(hostile=None) -> (CifarArchive, path of a .tar.gz): CIFAR-100's layout, 40 training and 20 test images.
+    """small_cifar(hostile=None, like=CIFAR100) -> (CifarArchive, path of a .tar.gz): 40 training and 20 test images in all.
 
     `hostile`: an object whose pickle replaces the member "train"; the md5 of the description fit in any case.
     """
 
-    def make(hostile=None):
-        rng = np.random.default_rng(0)
-        contents = {
-            "train": pickle.dumps(hostile or _cifar_entry(rng, 40), protocol=2),
-            "test": pickle.dumps(_cifar_entry(rng, 20), protocol=2),
-            "meta": pickle.dumps({"fine_label_names": ["apple", "bear"]}, protocol=2),
-        }
-        archive = dataclasses.replace(
-            cifar.CIFAR100, md5={name: hashlib.md5(content).hexdigest() for name, content in contents.items()}
-        )
+    def make(hostile=None, like=cifar.CIFAR100):
+        rng, contents = np.random.default_rng(0), {}
+        for split, count in (("train", 40), ("test", 20)):
+            for name in like.members[split]:
+                entry = hostile if hostile and split == "train" else _cifar_entry(rng, count // len(like.members[split]), like)
+                contents[name] = pickle.dumps(entry, protocol=2)
+        contents[like.meta] = pickle.dumps({like.class_names_key: ["apple", "bear"]}, protocol=2)
+        archive = dataclasses.replace(like, md5={name: hashlib.md5(content).hexdigest() for name, content in contents.items()})
         path = tmp_path / archive.file_name
         with tarfile.open(path, "w:gz") as tar:
             for name, content in contents.items():
@@ -246,9 +244,9 @@ def small_cifar(tmp_path):
     return make
 
 
-def _cifar_entry(rng, count):
+def _cifar_entry(rng, count, archive):
     pixels = rng.integers(0, 256, [count, 3072], dtype="uint8")
-    return {"data": _Python2Array(pixels), "fine_labels": [n % 2 for n in range(count)]}
+    return {"data": _Python2Array(pixels), archive.label_key: [n % 2 for n in range(count)]}
 
 
 class _Python2Array:

@@ -92,13 +92,21 @@ def test_every_setting_that_a_page_names_is_valid(page, least):
         load_config(BASE, some)
 
 
-def test_every_command_and_file_that_a_page_names_exists():
-    for page in ("own_data.md", "questions.md"):
-        text = (ROOT / "docs" / page).read_text()
-        for name in re.findall(r"\b(?:tests|configs|results|tools|examples|rdrop_paddle)/[\w/]+\.\w+", text):
-            assert (ROOT / name).exists(), f"{page}: {name}"
-        for link in re.findall(r"\]\(([\w.]+)\)", text):
-            assert (ROOT / "docs" / link).exists(), f"{page}: {link}"
+PAGES = [
+    path
+    for pattern in ("*.md", "docs/*.md", "results/*/README.md", "benchmarks/*.md")
+    for path in sorted(ROOT.glob(pattern))
+    if not path.name.startswith(".")
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_file_that_a_page_names_exists(page):
+    text = page.read_text()
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        assert link.startswith("https://") or (page.parent / link).exists(), link
+    for name in re.findall(r"\b(?:benchmarks|configs|docs|examples|images|rdrop_paddle|results|tests|tools)/[\w/.]*(?:\.\w+|/)", text):
+        assert (ROOT / name).exists(), name
 
 
 def test_the_answers_numbers_are_the_readmes():

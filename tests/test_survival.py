@@ -132,14 +132,15 @@ def test_a_run_alone_exits_with_the_signals_status(job, number):
 
 
 @pytest.mark.launcher
-def test_sigterm_under_the_launcher_saves_in_time_and_resumes_exactly(job, straight):
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_signal_to_the_launcher_saves_in_time_and_resumes_exactly(job, straight, number):
     running = job("stopped", ranks=2)
     running.wait_for_update(5)
-    running.process.send_signal(signal.SIGTERM)
+    running.process.send_signal(number)
     status, seconds = running.wait(20)
-    print(f"SIGTERM under the launcher: {seconds:.1f} s")
-    assert status == signal.SIGTERM  # the launcher's own
-    (update,) = re.findall(r"stopped by SIGTERM after update (\d+);", running.rank_log(0))
+    print(f"{number.name} under the launcher: {seconds:.1f} s")
+    assert status == number  # the launcher's own
+    (update,) = re.findall(r"stopped by SIGTERM after update (\d+);", running.rank_log(0))  # which the launcher sends
     assert checkpoint.latest(running.folder).name == f"update-{int(update):08d}" and int(update) < 40
     assert "error" not in running.rank_log(0) + running.rank_log(1)
     resumed = job("stopped", "--resume", ranks=2)

@@ -45,6 +45,18 @@ def test_archive_and_unpacked_folder_give_the_same(small_cifar, tmp_path, form):
     assert len(cifar.read(archive, source, "test")[0]) == 20
 
 
+def test_cifar10s_training_images_are_those_of_its_five_members_in_order(small_cifar, tmp_path):
+    archive, path = small_cifar(like=cifar.CIFAR10)
+    images, labels, class_names = cifar.read(archive, path, "train")
+    assert images.shape == (40, 32, 32, 3) and labels.tolist() == [0, 1] * 20 and class_names == ["apple", "bear"]
+    rng = np.random.default_rng(0)
+    expected = np.concatenate([rng.integers(0, 256, [8, 3072], dtype="uint8") for _ in range(5)])
+    np.testing.assert_array_equal(images.transpose(0, 3, 1, 2).reshape(40, 3072), expected)
+    assert len(cifar.read(archive, path, "test")[0]) == 20
+    decoded = [np.array(array) for array in cifar.read_decoded(archive, str(path), tmp_path, "train")[:2]]
+    np.testing.assert_array_equal(decoded[0], images)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
 def test_a_cut_archive_is_an_error(small_cifar, share):
     archive, path = small_cifar()
