@@ -105,7 +105,9 @@ def test_every_file_that_a_page_names_exists(page):
     text = page.read_text()
     for link in re.findall(r"\]\(([^)#]+)\)", text):
         assert link.startswith("https://") or (page.parent / link).exists(), link
-    for name in re.findall(r"\b(?:benchmarks|configs|docs|examples|images|rdrop_paddle|results|tests|tools)/[\w/.]*(?:\.\w+|/)", text):
+    for name in re.findall(
+        r"\b(?:benchmarks|configs|docs|examples|images|rdrop_paddle|results|tests|tools)/[\w/.]*(?:\.\w+|/)", text
+    ):
         assert (ROOT / name).exists(), name
 
 

@@ -168,6 +168,24 @@ def test_a_failing_run_is_recorded_and_continued_once_its_folder_is_removed(run,
     assert run(*table) == 1 and starts()[2:] == ["bad_seed0 resumed"]
 
 
+def test_a_published_run_is_on_the_disk_before_its_name_is_there_and_its_checkpoints_go(run, monkeypatch):
+    synced, folder = [], RESULTS / "good_seed0"
+
+    def sync(path):
+        assert folder.exists() == (path == RESULTS)
+        assert Path("output/experiments/good_seed0/checkpoints").exists() or path != RESULTS
+        synced.append(path)
+
+    monkeypatch.setattr(published.durable, "sync", sync)
+    monkeypatch.setattr(published, "write_csv", lambda experiments: None)
+    assert run(dict(name="good")) == 0
+    *files, last = synced
+    assert {path.relative_to(RESULTS / "good_seed0.part") for path in files} == {
+        path.relative_to(folder) for path in [folder, *folder.rglob("*")]
+    }
+    assert last == RESULTS
+
+
 def test_what_says_nothing_of_a_run_is_told_and_not_taken_for_its_result(run, capsys):
     table = [dict(name="broken", overrides=["train.lr=1"]), dict(name="full", overrides=["train.lr=2"]), dict(name="good")]
     assert run(*table) == 1 and run(*table) == 1
