@@ -2,6 +2,7 @@
 
 import argparse
 import ctypes
+import errno
 import importlib.metadata
 import os
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from .errors import UserError
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+REFUSED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)  # what looking at a path may raise, for a user to mend
 GRACE = 20  # seconds that a rank waits for its machine's first rank to fail the same way
 
 
@@ -41,11 +43,12 @@ def check_writable(option, path):
     """Raises a UserError unless rank 0 can write the file that `option` names: before minutes of work, not after them."""
     if int(os.environ.get("PADDLE_TRAINER_ID", 0)) > 0:
         return
-    path, existed = Path(path), Path(path).exists()
     try:
-        path.open("a").close()
+        target = Path(path).resolve()  # of a link, which stays
+        existed = target.exists()
+        target.open("a").close()
         if not existed:  # an empty result must not outlive work that fails
-            path.unlink()
+            target.unlink()
     except OSError as error:
         raise UserError(f"cannot write {option} {path}: {error.strerror}") from None
 
@@ -53,7 +56,7 @@ def check_writable(option, path):
 def run(main):
     """Exit with what `main()` returns; a UserError is printed in one line and gives exit status 2.
 
-    So does an OSError that names a file: a path without permission, or longer than the system allows.
+    So does a path that the system refuses, for want of a permission or as too long.
 
     Under the launcher the other ranks of a machine wait for its first, which as a rule fails the same way: the launcher
     then ends them and hands its status on; it would report a signal if one of them ended first. A fault that another rank
@@ -62,12 +65,13 @@ def run(main):
     prepare_cpu()
     warnings.filterwarnings("ignore", message="No ccache found")  # of Paddle's import; nothing is compiled here
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8, nor terminals show all of it
+        if hasattr(stream, "reconfigure"):  # a notebook's has not
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8, nor terminals show all of it
     try:
         status = main()
     except (UserError, OSError) as error:
         if isinstance(error, OSError):
-            if error.filename is None:
+            if error.errno not in REFUSED:
                 raise
             error = f"{error.filename}: {error.strerror}"
         print(f"error: {error}", file=sys.stderr, flush=True)

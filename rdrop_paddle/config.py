@@ -39,7 +39,7 @@ FREE = {
 
 def changeable(settings):
     """FREE, less what changes the result with these `settings`, a {key: value}: a summed KL grows with the micro-batch."""
-    summed = settings["rdrop.reduction"] == "sum"
+    summed = settings["rdrop.reduction"] == "sum" and settings["rdrop.alpha"] > 0
     return {key: note for key, note in FREE.items() if not (summed and key == "train.micro_batch_size")}
 
 

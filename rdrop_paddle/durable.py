@@ -5,7 +5,7 @@ was written: {"format", what the caller adds, "files": {name: {"size", "sha256"}
 """
 
 import contextlib
-import fcntl
+import errno
 import hashlib
 import json
 import os
@@ -31,11 +31,14 @@ def writing(path, advice):
 def locked(path, refusal):
     """Keep other processes out while this one, or one that it hands the open file to, is at work; gives the file.
 
-    `path` is made for the lock alone, and stays only when this process is killed: that lets others in.
+    `path` is made for the lock alone, and stays only when this process is killed, which lets others in. A disk that knows no
+    locks, as some clusters have, lets everybody in.
 
     Raises:
         UserError: another process is in, as `refusal` says.
     """
+    import fcntl  # Windows has none, and reads and writes files well without
+
     with writing(path, "make room, or choose another place"):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.open("w")
@@ -46,6 +49,9 @@ def locked(path, refusal):
                 raise BlockingIOError
         except (BlockingIOError, FileNotFoundError):
             raise UserError(refusal) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
         try:
             yield lock
         finally:

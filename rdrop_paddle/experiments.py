@@ -212,10 +212,11 @@ def _settle(experiments, job, status):
                 f"{job.run} could not be run, so that nothing was recorded and the next start tries again; see {_logs(job)}"
             ]
     published.publish(run_folder, folder, failure)
+    if not status:
+        shutil.rmtree(run_folder / "checkpoints", ignore_errors=True)  # 100 MB, and there is nothing left to resume
     published.write_csv(experiments)
     if status:
-        return [f"{job.run} failed: remove {folder} to have it continued from its last checkpoint"]
-    shutil.rmtree(run_folder / "checkpoints", ignore_errors=True)  # 100 MB, and there is nothing left to resume
+        return [f"{job.run} failed: remove {folder} to have it continued, and {run_folder} as well to have it begun anew"]
     print(f"    {(folder / published.SCORE).read_text().strip()}", flush=True)
     return []
 

@@ -9,7 +9,7 @@ import statistics
 from dataclasses import asdict
 
 from . import durable
-from .config import FREE, changeable, flatten, load_config
+from .config import changeable, flatten, load_config
 from .errors import UserError
 from .metrics import read_metrics
 
@@ -130,7 +130,8 @@ def _final(folder):
 
 def _differs(key, configs):
     """Whether runs differ in a key that matters to the result and has no column of its own."""
-    return key not in FREE and key != "train.seed" and any(config[key] != configs[0][key] for config in configs)
+    matters = key != "train.seed" and any(key not in changeable(config) for config in configs)
+    return matters and any(config[key] != configs[0][key] for config in configs)
 
 
 def _cell(value):

@@ -1,8 +1,8 @@
 """Reading pickles from elsewhere: they can build plain values and arrays of numbers, and nothing hidden can run.
 
 Every global that a pickle may ask for is a stand-in of this project without settable attributes; no class or function of numpy
-or torch is ever handed to it, because a pickle may call them with arguments of its own making. Only text may be a
-dictionary's key: hashing a few nested tuples can take for ever.
+or torch is ever handed to it, because a pickle may call them with arguments of its own making. Only text and
+small numbers may be a dictionary's keys: hashing a few nested tuples can take for ever.
 """
 
 import io

@@ -82,9 +82,13 @@ def test_a_number_that_is_none_is_told_with_its_option():
 def test_looking_whether_a_file_can_be_written_leaves_none_and_harms_none(tmp_path, monkeypatch):
     old, new = tmp_path / "old.json", tmp_path / "new.json"
     old.write_text("before")
-    for path in (old, new):
+    link = tmp_path / "link.json"
+    link.symlink_to("target.json")
+    for path in (old, new, link):
         command_line.check_writable("--json", path)
-    assert old.read_text() == "before" and not new.exists()
+    assert old.read_text() == "before" and not new.exists() and link.is_symlink() and not link.exists()
+    with pytest.raises(UserError, match="cannot write --json a+: File name too long"):
+        command_line.check_writable("--json", 300 * "a")
     monkeypatch.setenv("PADDLE_TRAINER_ID", "1")  # on another machine than rank 0, which alone writes
     command_line.check_writable("--json", tmp_path / "absent" / "speed.json")
 
@@ -97,10 +101,11 @@ def run_tool_main(program, tmp_path, **environment):
 
 
 def test_a_path_that_the_system_refuses_is_one_line_and_status_2(tmp_path):
-    done = run_tool_main("command_line.run(lambda: open('absent'))", tmp_path)
-    assert (done.returncode, done.stderr) == (2, "error: absent: No such file or directory\n")
-    done = run_tool_main("def main(): raise OSError(5, 'of no file')\ncommand_line.run(main)", tmp_path)
-    assert done.returncode == 1 and "Traceback" in done.stderr  # nothing that a user could mend
+    name = 300 * "a"
+    done = run_tool_main(f"import os\ncommand_line.run(lambda: os.stat('{name}'))", tmp_path)
+    assert (done.returncode, done.stderr) == (2, f"error: {name}: File name too long\n")
+    done = run_tool_main("import os\ncommand_line.run(lambda: os.stat('absent'))", tmp_path)
+    assert done.returncode == 1 and "Traceback" in done.stderr  # a fault of the program's, or of the disk's
 
 
 def test_names_that_a_terminal_cannot_show_are_printed_in_another_way(tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import itertools
 import os
 import resource
@@ -171,3 +172,14 @@ def without_privileges(folder):
     finally:
         if os.getuid() == root:
             os.seteuid(root)
+
+
+@pytest.mark.parametrize("number, enters", [(errno.ENOLCK, True), (errno.ENOSYS, True), (errno.EIO, False)])
+def test_a_disk_that_knows_no_locks_lets_everybody_in(tmp_path, monkeypatch, number, enters):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with contextlib.nullcontext() if enters else pytest.raises(OSError), durable.locked(tmp_path / "lock", "taken"):
+        pass
+    assert list(tmp_path.iterdir()) == ([] if enters else [tmp_path / "lock"])

@@ -96,9 +96,7 @@ def test_the_tool_trains_publishes_records_failures_and_skips_what_is_there(writ
     done = run_tool("run_experiments.py", table)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "[1/2] wrong_seed0\n    failed with exit status 1: FloatingPointError: update 2: loss nan" in done.stdout
-    assert done.stdout.endswith(
-        "wrong_seed0 failed: remove results/wrong_seed0 to have it continued from its last checkpoint\n"
-    )
+    assert done.stdout.endswith("to have it continued, and output/experiments/wrong_seed0 as well to have it begun anew\n")
     failed, finished = RESULTS / "wrong_seed0", RESULTS / "fine_seed0"
     assert {path.name for path in failed.iterdir()} == {"config.yaml", "environment.json", "metrics.jsonl", "failed.txt"}
     assert {path.name for path in finished.iterdir()} == {"config.yaml", "environment.json", "metrics.jsonl", "eval.txt", "vdl"}
@@ -157,7 +155,7 @@ def test_a_failing_run_is_recorded_and_continued_once_its_folder_is_removed(run,
     assert starts() == ["bad_seed0", "good_seed0"]
     words = "FloatingPointError: update 1: loss nan; last good checkpoint: ./output/experiments/bad_seed0"
     assert (RESULTS / "bad_seed0" / "failed.txt").read_text() == words + "\n"
-    assert "bad_seed0 failed: remove results/bad_seed0 to have it continued from its last checkpoint" in capsys.readouterr().out
+    assert "bad_seed0 failed: remove results/bad_seed0 to have it continued, and output" in capsys.readouterr().out
     assert [(row["status"], row["correct"]) for row in rows()] == [("failed", ""), ("finished", "400")]
     runs = Path("output/experiments")
     assert [path.parent.name for path in runs.glob("*/checkpoints")] == ["bad_seed0"]  # which would go on from there
@@ -259,6 +257,9 @@ def test_the_micro_batch_is_part_of_what_a_summed_kl_gave(run):
     assert run(*table(batchmean=["train.micro_batch_size=16"])) == 0
     with pytest.raises(UserError, match=r"sum_seed0: train.micro_batch_size is \d+ in results/sum_seed0, and 16 in"):
         run(*table(sum=["train.micro_batch_size=16"]))
+    small = dict(name="small", overrides=["rdrop.reduction=sum", "train.micro_batch_size=16"])
+    assert run(*table(), small, only="small_*") == 0
+    assert [row["micro_batch_size"] for row in rows()] == ["32", "32", "16"]
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,8 @@ def test_sigterm_between_two_runs_ends_supervision(supervised, monkeypatch):
     wait = threading.Event.wait
 
     def terminated_wait(event, timeout=None):
-        os.kill(os.getpid(), signal.SIGTERM)
+        if threading.current_thread() is threading.main_thread():  # tqdm's thread waits too
+            os.kill(os.getpid(), signal.SIGTERM)
         return wait(event, timeout)
 
     monkeypatch.setattr(threading.Event, "wait", terminated_wait)

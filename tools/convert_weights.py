@@ -21,7 +21,7 @@ def main():
     arguments.add_argument("source", metavar="SOURCE", help="weight file, or a bare name under RDROP_DATA")
     arguments.add_argument("target", metavar="TARGET")
     arguments.add_argument(
-        "--heads", type=command_line.positive, help="attention heads, for .npz from a width that no released ViT has"
+        "--heads", type=command_line.positive, help="for .npz: attention heads, where neither SOURCE nor a released ViT tells"
     )
     arguments.add_argument("--float16", action="store_true", help="round the numbers to 16 bits")
     arguments.add_argument("--sha256", help="what the source's must be")
