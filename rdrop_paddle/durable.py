@@ -19,7 +19,7 @@ UNFINISHED = ".part"
 
 
 @contextlib.contextmanager
-def writing(path, advice):
+def writing(path, advice="free some space or choose another place"):
     """Turn a full disk, a read-only folder and the like into a UserError that names `path` and gives advice."""
     try:
         yield
@@ -39,7 +39,7 @@ def locked(path, refusal):
     """
     import fcntl  # Windows has none, and reads and writes files well without
 
-    with writing(path, "make room, or choose another place"):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.open("w")
     with lock:

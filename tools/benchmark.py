@@ -56,7 +56,7 @@ def main():
     if len(sides) == 2:
         print(f"\nimages/s, first over second: {speed.ratio_text(speed.ratios(rounds))}")
     if options.json:
-        with durable.writing(options.json, "free some space or choose another place"):
+        with durable.writing(options.json):
             Path(options.json).write_text(json.dumps(speed.as_json(sides, rounds), indent=1) + "\n")
     return 0
 

@@ -14,8 +14,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rdrop_paddle import command_line, console, durable, load_config
 
-ADVICE = "free some space or choose another place"
-
 
 def main():
     arguments = command_line.config_parser(__doc__)
@@ -47,7 +45,7 @@ def main():
     task = Recorder(task) if options.predictions else task
     score = engine.evaluate(task, config.eval.split)
     if options.predictions:
-        with durable.writing(options.predictions, ADVICE):
+        with durable.writing(options.predictions):
             task.write(options.predictions, config.eval.split)
     target = config.eval.target_accuracy
     passed = target is None or score["accuracy"] >= target
@@ -56,7 +54,7 @@ def main():
     verdict = "" if target is None else f" target {target:.4f} {'PASS' if passed else 'FAIL'}"
     if options.json:
         result = dict(score, split=config.eval.split, target=target, passed=passed, weights=options.weights)
-        with durable.writing(options.json, ADVICE):
+        with durable.writing(options.json):
             Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
     print(f"accuracy {score['accuracy']:.4f} ({score['correct']}/{score['total']}){verdict}", flush=True)
     return 0 if passed else 1

@@ -60,12 +60,12 @@ def main():
         if options.json == "-":
             print(text, end="")
         else:
-            with durable.writing(options.json, "free some space or choose another place"):
+            with durable.writing(options.json):
                 Path(options.json).write_text(text)
     first = next((answer.path for answer in found if not answer.error), None)
     if options.attention and first:
         shares = attention.rollout(task.model, prediction.model_input(task, first))
-        with durable.writing(options.attention, "free some space or choose another place"):
+        with durable.writing(options.attention):
             attention.overlay(open_image(first), shares).save(options.attention)
     return 1 if any(answer.error for answer in found) else 0
 

@@ -75,7 +75,7 @@ def export(task, folder, weights, *, onnx=False):
     size = task.config.model.image_size
     images = paddle.static.InputSpec([None, 3, size, size], "float32", name="images")
     unfinished = folder.with_name(folder.name + durable.UNFINISHED)
-    with durable.writing(folder, "free some space or choose another place"):
+    with durable.writing(folder):
         shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
         unfinished.mkdir(parents=True)
         try:
