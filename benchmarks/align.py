@@ -12,12 +12,12 @@ import numpy as np
 import paddle
 import torch
 
-from rdrop_paddle import durable
-from rdrop_paddle.checkpoint import model_arrays
 from rdrop_paddle.config import BASE, load_config
 from rdrop_paddle.console import say
+from rdrop_paddle.durability import files
+from rdrop_paddle.durability.checkpoint import model_arrays
 from rdrop_paddle.loss import RDropLoss
-from rdrop_paddle.trainer import Trainer
+from rdrop_paddle.training.trainer import Trainer
 from rdrop_paddle.vision.architectures import ARCHITECTURES
 from rdrop_paddle.vision.data import data_root
 from rdrop_paddle.vision.task import ImageClassification
@@ -59,7 +59,7 @@ class Alignment:
 
     def __init__(self, output):
         self.output = Path(output)
-        with durable.writing(self.output, "choose another --output"):
+        with files.writing(self.output, "choose another --output"):
             self.output.mkdir(parents=True, exist_ok=True)
         self.weights = data_root() / WEIGHTS if (data_root() / WEIGHTS).exists() else None
         real_images = (data_root() / ARCHIVE).exists()

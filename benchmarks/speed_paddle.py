@@ -15,8 +15,9 @@ from rdrop_paddle import command_line, load_config
 def main():
     import paddle
 
-    from rdrop_paddle import engine, ranks
-    from rdrop_paddle.trainer import Trainer
+    from rdrop_paddle import ranks
+    from rdrop_paddle.training import engine
+    from rdrop_paddle.training.trainer import Trainer
     from rdrop_paddle.vision.task import ImageClassification
 
     chosen = speed_worker.specification()

@@ -11,7 +11,7 @@ _HOMES = {
     "load_config": "config",
     "Config": "config",
     "load_weights": "vision.weights",
-    "evaluate": "engine",
+    "evaluate": "training.engine",
     "UserError": "errors",
 }
 __all__ = list(_HOMES)

@@ -23,7 +23,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from rdrop_paddle.config import BASE, load_config  # noqa: E402
-from rdrop_paddle.trainer import can_recompute  # noqa: E402
+from rdrop_paddle.training.trainer import can_recompute  # noqa: E402
 from rdrop_paddle.vision import cifar  # noqa: E402
 from rdrop_paddle.vision.task import ImageClassification  # noqa: E402
 

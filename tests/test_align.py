@@ -7,8 +7,8 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from benchmarks.align import Alignment, relative_difference, summary
-from rdrop_paddle import trainer
 from rdrop_paddle.loss import RDropLoss
+from rdrop_paddle.training import trainer
 
 
 @pytest.fixture

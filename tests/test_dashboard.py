@@ -92,7 +92,7 @@ def share_of(png, colour):
 @pytest.fixture
 def two_runs(tiny_config, tmp_path):
     """The folder of two short runs, with_kl and without_kl, written as training writes them."""
-    from rdrop_paddle.runlog import RunLog  # loads Paddle, which the picture can do without
+    from rdrop_paddle.reporting.runlog import RunLog  # loads Paddle, which the picture can do without
 
     costs = dict(lr=0.1, grad_norm=1.0, images_per_second=10.0, reader_cost=0.1, batch_cost=1.0)
     images = np.random.default_rng(0).integers(0, 256, [16, 8, 8, 3], dtype="uint8")

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 from rdrop_paddle import UserError, build_model
-from rdrop_paddle.checkpoint import model_arrays, save_weights
+from rdrop_paddle.durability.checkpoint import model_arrays, save_weights
 
 NAME = "vit_ti16_cifar100_rdrop"
 AS_A_USER = f"""

@@ -8,8 +8,9 @@ import statistics
 import pytest
 from conftest import ROOT
 
-from rdrop_paddle import comparisons, experiments, load_config, published
+from rdrop_paddle import load_config
 from rdrop_paddle.config import BASE
+from rdrop_paddle.reporting import comparisons, experiments, published
 
 README, CHINESE = ((ROOT / name).read_text() for name in ("README.md", "README_cn.md"))
 BLOCKS = {language: re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) for language in ("bash", "python")}

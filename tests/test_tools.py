@@ -13,12 +13,13 @@ import sys
 import numpy as np
 import paddle
 import pytest
-from conftest import ROOT, Payload
+from conftest import ROOT, Payload, logged
 from safetensors.numpy import load_file
 
-from rdrop_paddle import build_model, durable
-from rdrop_paddle.checkpoint import latest, model_arrays, save_weights
+from rdrop_paddle import build_model
 from rdrop_paddle.config import BASE, load_config
+from rdrop_paddle.durability import files
+from rdrop_paddle.durability.checkpoint import latest, model_arrays, save_weights
 from rdrop_paddle.vision.task import ImageClassification
 
 SLOW_TO_IMPORT = {"paddle", "visualdl", "torch", "transformers", "sklearn", "scipy", "numpy", "PIL", "matplotlib", "requests"}
@@ -126,13 +127,6 @@ def test_under_the_launcher_a_users_error_is_status_2_too(run_tool, tiny_overrid
     assert "give for example 64, 128, 192" in error_of(done)
 
 
-def training_records(folder):
-    """metrics.jsonl without what depends on the clock."""
-    clock = ("images_per_second", "reader_cost", "batch_cost")
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key not in clock} for line in lines]
-
-
 @pytest.mark.launcher
 def test_two_nodes_train_as_two_ranks_of_one_and_write_one_run_folder(run_tool, run_on_two_nodes, tiny_overrides, tmp_path):
     overrides = [*tiny_overrides, "train.steps=4", "train.warmup_steps=1"]
@@ -141,7 +135,7 @@ def test_two_nodes_train_as_two_ranks_of_one_and_write_one_run_folder(run_tool, 
     assert (first, second) == (0, 0), log
     assert "global batch     64 = 32 (micro) x 2 (ranks) x 1 (accumulation)" in log
     output = tmp_path / "output"
-    one, two = (training_records(output / name) for name in ("one", "two"))
+    one, two = (logged(output / name) for name in ("one", "two"))
     assert len(one) == 7 and one == two  # to the bit
     best = [load_file(output / name / "best.safetensors") for name in ("one", "two")]
     assert all(array.tobytes() == best[1][name].tobytes() for name, array in best[0].items())
@@ -159,7 +153,7 @@ def test_nodes_without_a_common_disk_are_one_line_and_status_2(run_on_two_nodes,
 
 @pytest.mark.launcher
 def test_the_status_is_2_even_when_rank_0_fails_last(run_tool):
-    assert error_of(run_tool("tests/failing_worker.py", ranks=2)) == "error: no data"
+    assert error_of(run_tool("tests/durability/failing_worker.py", ranks=2)) == "error: no data"
 
 
 def cifar(tmp_path):
@@ -218,7 +212,7 @@ def test_bad_input_to_train_is_one_line_and_status_2(run_tool, tiny_overrides, s
 def test_a_second_process_in_a_run_folder_is_refused_while_the_first_one_lives(run_tool, tiny_overrides, tmp_path):
     folder = tmp_path / "output" / "tiny"
     train = ("train.py", "-c", BASE, "-o", *tiny_overrides)
-    with durable.locked(folder.with_name(".tiny.lock"), "held"):
+    with files.locked(folder.with_name(".tiny.lock"), "held"):
         for resume in ([], ["--resume"]):
             assert f"another process is training in {folder}: wait for it" in error_of(run_tool(*train, *resume))
         assert not folder.exists()

@@ -16,7 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from rdrop_paddle import UserError, command_line, durable
+from rdrop_paddle import UserError, command_line
+from rdrop_paddle.durability import files
 
 
 def main():
@@ -56,7 +57,7 @@ def main():
     if len(sides) == 2:
         print(f"\nimages/s, first over second: {speed.ratio_text(speed.ratios(rounds))}")
     if options.json:
-        with durable.writing(options.json):
+        with files.writing(options.json):
             Path(options.json).write_text(json.dumps(speed.as_json(sides, rounds), indent=1) + "\n")
     return 0
 

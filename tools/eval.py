@@ -12,7 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from rdrop_paddle import command_line, console, durable, load_config
+from rdrop_paddle import command_line, console, load_config
+from rdrop_paddle.durability import files
 
 
 def main():
@@ -28,9 +29,10 @@ def main():
             command_line.check_writable(option, path)
 
     console.say("loading Paddle")
-    from rdrop_paddle import engine, load_weights, ranks
+    from rdrop_paddle import load_weights, ranks
+    from rdrop_paddle.training import engine
+    from rdrop_paddle.vision.class_predictions import Recorder
     from rdrop_paddle.vision.data import data_root
-    from rdrop_paddle.vision.predictions import Recorder
     from rdrop_paddle.vision.task import ImageClassification
     from rdrop_paddle.vision.weights import find_weights
 
@@ -45,7 +47,7 @@ def main():
     task = Recorder(task) if options.predictions else task
     score = engine.evaluate(task, config.eval.split)
     if options.predictions:
-        with durable.writing(options.predictions):
+        with files.writing(options.predictions):
             task.write(options.predictions, config.eval.split)
     target = config.eval.target_accuracy
     passed = target is None or score["accuracy"] >= target
@@ -54,7 +56,7 @@ def main():
     verdict = "" if target is None else f" target {target:.4f} {'PASS' if passed else 'FAIL'}"
     if options.json:
         result = dict(score, split=config.eval.split, target=target, passed=passed, weights=options.weights)
-        with durable.writing(options.json):
+        with files.writing(options.json):
             Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
     print(f"accuracy {score['accuracy']:.4f} ({score['correct']}/{score['total']}){verdict}", flush=True)
     return 0 if passed else 1

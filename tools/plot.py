@@ -43,19 +43,19 @@ def parser():
 def main():
     options = parser().parse_args()
 
-    from rdrop_paddle import drawing, plots
-    from rdrop_paddle.vision import predictions
+    from rdrop_paddle.reporting import method_drawing, plots
+    from rdrop_paddle.vision import class_predictions
 
     if options.figure == "log":
         figure = plots.log_figure(read_arms(options.arm), options.tag)
     elif options.figure == "test":
-        figure = plots.evaluation_figure(predictions.read(options.predictions))
+        figure = plots.evaluation_figure(class_predictions.read(options.predictions))
     elif options.figure == "alpha":
         figure = plots.alpha_figure(plots.read_runs(options.table, [options.baseline, *options.runs]), options.baseline)
     elif options.figure == "cost":
         figure = plots.cost_figure(plots.read_runs(options.table, options.runs))
     else:
-        figure = drawing.method_figure()
+        figure = method_drawing.method_figure()
     plots.save(figure, options.output)
     print(f"wrote {options.output}")
     return 0
@@ -63,7 +63,7 @@ def main():
 
 def read_arms(given):
     """{name: {path: log}}; tells of steps that hold several values."""
-    from rdrop_paddle import curves
+    from rdrop_paddle.reporting import curves
 
     arms = {}
     for name, *paths in given:

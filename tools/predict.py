@@ -16,7 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from rdrop_paddle import UserError, command_line, durable, load_config
+from rdrop_paddle import UserError, command_line, load_config
+from rdrop_paddle.durability import files
 
 
 def main():
@@ -32,7 +33,7 @@ def main():
     config = load_config(options.config, options.override)
 
     from rdrop_paddle import load_weights
-    from rdrop_paddle.vision import attention, prediction
+    from rdrop_paddle.vision import attention_rollout, prediction
     from rdrop_paddle.vision.data import IMAGE_SUFFIXES, data_root, open_image
     from rdrop_paddle.vision.task import ImageClassification
     from rdrop_paddle.vision.weights import find_weights
@@ -60,13 +61,13 @@ def main():
         if options.json == "-":
             print(text, end="")
         else:
-            with durable.writing(options.json):
+            with files.writing(options.json):
                 Path(options.json).write_text(text)
     first = next((answer.path for answer in found if not answer.error), None)
     if options.attention and first:
-        shares = attention.rollout(task.model, prediction.model_input(task, first))
-        with durable.writing(options.attention):
-            attention.overlay(open_image(first), shares).save(options.attention)
+        shares = attention_rollout.rollout(task.model, prediction.model_input(task, first))
+        with files.writing(options.attention):
+            attention_rollout.overlay(open_image(first), shares).save(options.attention)
     return 1 if any(answer.error for answer in found) else 0
 
 

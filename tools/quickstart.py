@@ -14,7 +14,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from rdrop_paddle import command_line, supervision
+from rdrop_paddle import command_line
+from rdrop_paddle.durability import supervision
 
 CONFIG = "configs/digits_quickstart.yaml"
 ARMS = {"baseline": ["rdrop.passes=1", "rdrop.alpha=0"], "R-Drop": []}

@@ -4,8 +4,8 @@
     python tools/run_experiments.py results/cifar100/experiments.yaml --only 'few_*'
     python tools/run_experiments.py results/cifar100/experiments.yaml --summary
 
-After Ctrl-C, SIGTERM or a power cut the same command goes on from the last checkpoint. The table's format is that of
-rdrop_paddle/experiments.py; run folders are in output/experiments/, where a run is followed with `tail -f <run>/train.log`.
+After Ctrl-C, SIGTERM or a power cut the same command goes on from the last checkpoint. rdrop_paddle/reporting/experiments.py
+tells the table's format; run folders are in output/experiments/, where a run is followed with `tail -f <run>/train.log`.
 Exit status: 0 when nothing is missing, 1 when a run failed or a signal ended this, 2 for bad usage or a bad table.
 """
 
@@ -14,7 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from rdrop_paddle import command_line, comparisons, experiments
+from rdrop_paddle import command_line
+from rdrop_paddle.reporting import comparisons, experiments
 
 
 def main():

@@ -14,8 +14,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from rdrop_paddle import UserError, command_line, console, load_config, supervision
+from rdrop_paddle import UserError, command_line, console, load_config
 from rdrop_paddle.config import check_ranks
+from rdrop_paddle.durability import supervision
 
 
 def main():
@@ -29,10 +30,11 @@ def main():
         raise UserError("--ranks is for --supervise: without it start several with python -m paddle.distributed.launch")
 
     console.say("loading Paddle")
-    from rdrop_paddle import checkpoint, ranks
-    from rdrop_paddle.heartbeat import Heartbeat
-    from rdrop_paddle.interruption import Interruption
-    from rdrop_paddle.runlog import run_folder
+    from rdrop_paddle import ranks
+    from rdrop_paddle.durability import checkpoint
+    from rdrop_paddle.durability.heartbeat import Heartbeat
+    from rdrop_paddle.durability.interruption import Interruption
+    from rdrop_paddle.reporting.runlog import run_folder
 
     newest_checkpoint = functools.partial(checkpoint.latest, run_folder(config))
     if options.supervise:
@@ -46,7 +48,7 @@ def main():
 
 def train(config, resume, interruption):
     from rdrop_paddle import ranks
-    from rdrop_paddle.runlog import alone, check_run_folder, check_shared_folder
+    from rdrop_paddle.reporting.runlog import alone, check_run_folder, check_shared_folder
 
     check_ranks(config.train, ranks.count())  # errors now rather than after minutes of reading
     check_shared_folder(config)
@@ -58,9 +60,12 @@ def train(config, resume, interruption):
 def train_alone(config, resume, interruption):
     import paddle
 
-    from rdrop_paddle import checkpoint, engine, ranks, summary
-    from rdrop_paddle.runlog import RunLog, run_folder
-    from rdrop_paddle.trainer import Trainer
+    from rdrop_paddle import ranks
+    from rdrop_paddle.durability import checkpoint
+    from rdrop_paddle.reporting import summary
+    from rdrop_paddle.reporting.runlog import RunLog, run_folder
+    from rdrop_paddle.training import engine
+    from rdrop_paddle.training.trainer import Trainer
     from rdrop_paddle.vision.task import ImageClassification
 
     paddle.seed(config.train.seed)

@@ -12,8 +12,9 @@ from typing import Dict, Tuple
 import numpy as np
 import pooch
 
-from .. import durable, safe_pickle
+from .. import safe_pickle
 from ..console import say
+from ..durability import files
 from ..errors import UserError
 
 
@@ -108,7 +109,7 @@ def read_decoded(archive, path, data_root, split):
     """
     source = locate(archive, path, data_root)
     folder = data_root / "decoded" / f"{archive.folder}-{split}-{archive.md5[archive.members[split][0]]}"
-    if durable.fault(folder):
+    if files.fault(folder):
         images, labels, class_names = read(archive, source, split)
         try:
             _write_decoded(folder, images, labels, class_names)
@@ -120,11 +121,11 @@ def read_decoded(archive, path, data_root, split):
 
 def _write_decoded(folder, images, labels, class_names):
     if folder.exists():
-        durable.remove_folder(folder)
+        files.remove_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    durable.remove_unfinished(folder.parent)  # of a process that was killed
-    files = [(f"{name}.npy", _npy_bytes(array)) for name, array in (("images", images), ("labels", labels))]
-    durable.write_folder(folder, [*files, ("classes.json", durable.json_bytes(class_names))])
+    files.remove_unfinished(folder.parent)  # of a process that was killed
+    arrays = [(f"{name}.npy", _npy_bytes(array)) for name, array in (("images", images), ("labels", labels))]
+    files.write_folder(folder, [*arrays, ("classes.json", files.json_bytes(class_names))])
 
 
 def _npy_bytes(array):

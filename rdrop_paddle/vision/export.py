@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from .. import durable, inference
+from ..durability import files
 from ..errors import UserError
+from ..training import inference
 
 NAME = "inference"  # of the model's files, as in PaddleClas
 ONNX = f"{NAME}.onnx"
@@ -74,8 +75,8 @@ def export(task, folder, weights, *, onnx=False):
     task.model.eval()
     size = task.config.model.image_size
     images = paddle.static.InputSpec([None, 3, size, size], "float32", name="images")
-    unfinished = folder.with_name(folder.name + durable.UNFINISHED)
-    with durable.writing(folder):
+    unfinished = folder.with_name(folder.name + files.UNFINISHED)
+    with files.writing(folder):
         shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
         unfinished.mkdir(parents=True)
         try:
@@ -88,7 +89,7 @@ def export(task, folder, weights, *, onnx=False):
             checks = _compare(task.model, size, runtimes)
             if all(check.passed for check in checks):
                 description = describe(task, weights, Path(program), checks)
-                durable.write_file(unfinished / DESCRIPTION, durable.json_bytes(description))
+                files.write_file(unfinished / DESCRIPTION, files.json_bytes(description))
                 unfinished.rename(folder)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -102,7 +103,7 @@ def describe(task, weights, program, checks):
         "name": task.config.name,
         "program": program.name,
         "parameters": f"{NAME}.pdiparams",
-        "sha256": {path.name: durable.sha256_of(path) for path in sorted(program.parent.iterdir())},
+        "sha256": {path.name: files.sha256_of(path) for path in sorted(program.parent.iterdir())},
         "weights_sha256": weights.sha256,
         "image_size": size,
         "mean": [0.5, 0.5, 0.5],
@@ -129,7 +130,7 @@ def _save_onnx(program, parameters, path):
     import paddle2onnx
 
     # given a path, paddle2onnx would fold constants by a tool that installs packages unasked
-    durable.write_file(path, paddle2onnx.export(program, parameters, opset_version=OPSET))
+    files.write_file(path, paddle2onnx.export(program, parameters, opset_version=OPSET))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors; paddle2onnx leaves constants that nothing uses, each worth a warning
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

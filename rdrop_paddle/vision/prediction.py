@@ -9,8 +9,8 @@ import paddle
 import paddle.nn.functional as F
 
 from ..errors import UserError
-from ..inference import for_evaluation
 from ..loss import compute_kl_loss
+from ..training.inference import for_evaluation
 from . import data, pixels
 from .augmentation import Augmentation
 

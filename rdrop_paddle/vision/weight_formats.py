@@ -15,9 +15,9 @@ import paddle
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from ..checkpoint import WEIGHT_FORMAT
+from ..durability.checkpoint import WEIGHT_FORMAT
 from ..errors import UserError
-from .weight_files import read_weight_file
+from ..weights.files import read_weight_file
 
 # attention heads of the released ViTs by (width, depth); PaddleClas has one of width 768 and depth 8 with 8 heads
 HEADS = {(192, 12): 3, (384, 12): 6, (768, 12): 12, (1024, 24): 16, (1280, 32): 16}

@@ -11,9 +11,10 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from rdrop_paddle import UserError, compute_kl_loss, inference
-from rdrop_paddle.checkpoint import model_arrays, save_weights
+from rdrop_paddle import UserError, compute_kl_loss
 from rdrop_paddle.config import BASE
+from rdrop_paddle.durability.checkpoint import model_arrays, save_weights
+from rdrop_paddle.training import inference
 from rdrop_paddle.vision import cifar, data, prediction
 from rdrop_paddle.vision.task import ImageClassification
 

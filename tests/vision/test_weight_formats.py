@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rdrop_paddle import UserError, build_model, load_weights
-from rdrop_paddle.checkpoint import model_arrays, save_weights
+from rdrop_paddle.durability.checkpoint import model_arrays, save_weights
 from rdrop_paddle.vision.weight_formats import SourceWeights, read_weights, write_weights
 
 torch = pytest.importorskip("torch")

@@ -1,0 +1,243 @@
+"""Checkpoints that resume a run: output/<name>/checkpoints/update-N/, and best.safetensors.
+
+A checkpoint holds model, momentum and, when on, ema as safetensors, state.json, and a manifest by which damage is found (see
+files.py). The file checkpoints/latest names the newest one, for people and scripts; resuming looks at the folders itself.
+"""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import paddle
+import safetensors.numpy
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from .. import ranks
+from ..config import OTHER_MASKS, changeable, flatten
+from ..errors import UserError
+from . import files
+
+WEIGHT_FORMAT = "rdrop_paddle"  # in the header of weight files: whose names and layout the tensors have
+KEPT = 2  # checkpoints in a run folder
+BEST = "best.safetensors"
+DAMAGED = ".damaged"  # behind the name of a checkpoint that did not verify
+
+
+def save(run_folder, state, **arrays):
+    """Write the checkpoint of update `state["update"]`: `state`, of JSON values, and {name: array} for each of model, ....
+
+    Raises:
+        FloatingPointError: an array is not finite.
+        UserError: it cannot be written; those before it are as they were.
+    """
+    for tensors in arrays.values():
+        _check_finite(tensors, run_folder)
+    parent = Path(run_folder) / "checkpoints"
+    folder = _folder(run_folder, state["update"])
+    advice = "the checkpoints before it are whole: make room or the folder writable, and go on with --resume"
+    with files.writing(folder, advice):
+        parent.mkdir(parents=True, exist_ok=True)
+        files.remove_unfinished(parent)
+        # a stop that is asked for just after a save has it saved again: what is whole is left alone
+        if not (folder.exists() and files.fault(folder) is None):
+            if folder.exists():
+                files.remove_folder(folder)
+            about = dict(update=state["update"], config_sha256=hashlib.sha256(files.json_bytes(state["config"])).hexdigest())
+            files.write_folder(folder, _files(state, arrays), **about)
+        _point_to(folder)
+        for old in _all(run_folder)[:-KEPT]:
+            files.remove_folder(old)
+
+
+def newest_whole(run_folder):
+    """(the newest checkpoint that verifies, notes for the log). Newer ones that do not are renamed *.damaged.
+
+    Rank 0 looks for all; all ranks must call it.
+
+    Raises:
+        UserError: none verifies.
+    """
+    folder, faults = verify(run_folder) if ranks.rank() == 0 else (None, {})
+    update = ranks.from_first(_update(folder) if folder else -1)
+    if update < 0:
+        found = "; ".join(f"{path.name}: {reason}" for path, reason in faults.items()) or "rank 0 says why"
+        raise UserError(f"no checkpoint in {run_folder} is whole ({found}): start a run of another name=...")
+    if folder:
+        with files.writing(folder.parent, "the run that goes on will have to write there"):
+            _point_to(folder)
+            for damaged in faults:
+                target = damaged.with_name(damaged.name + DAMAGED)
+                shutil.rmtree(target, ignore_errors=True)
+                damaged.rename(target)
+    notes = [f"{path} is damaged, so that it was renamed *{DAMAGED} and not used: {faults[path]}" for path in faults]
+    return _folder(run_folder, update), notes
+
+
+def verify(run_folder):
+    """(the newest checkpoint that is as it was written, or None; {folder of a newer one: what is wrong with it})."""
+    faults = {}
+    for folder in reversed(_all(run_folder)):
+        reason = files.fault(folder)
+        if reason is None:
+            return folder, faults
+        faults[folder] = reason
+    return None, faults
+
+
+def compare(folder, saved, now):
+    """Notes for the log on how the state `now` differs from the one that was `saved` in the checkpoint `folder`.
+
+    Raises:
+        UserError: it differs in something that would change the result.
+    """
+    before, after = flatten(saved), flatten(now)
+    free = {f"config.{key}": note for key, note in changeable(flatten(now["config"])).items()} | {"ranks": OTHER_MASKS}
+    notes, refused = [], []
+    for key in before | after:
+        was, now_is = before.get(key, "absent"), after.get(key, "absent")
+        if was == now_is:
+            continue
+        change = f"{key.removeprefix('config.')} was {was} and is {now_is}"
+        if key not in free:
+            refused.append(change)
+        elif free[key] is not None:
+            notes.append(f"{change}: {free[key]}")
+    if refused:
+        raise UserError(
+            f"{folder} was made with other settings or data: {'; '.join(refused)}. Resume with the former ones, or start a "
+            "run of another name=..."
+        )
+    return notes
+
+
+def load_state(folder):
+    """The state that `save` was given."""
+    return json.loads((folder / "state.json").read_text())
+
+
+def load_arrays(folder, name):
+    """The {name: array} that `save` was given as `name`."""
+    return load_file(str(folder / f"{name}.safetensors"))
+
+
+def set_momentum(arrays, model, optimizer, shards):
+    """Give the optimizer this rank's share of what `momentum_arrays` gave."""
+    schedule = optimizer.state_dict()["LR_Scheduler"]  # Paddle wants it; it stays as it is and follows from the update
+    own = {p.name for p in shards.own}
+    velocities = {_momentum_key(p): paddle.to_tensor(arrays[name]) for name, p in model.named_parameters() if p.name in own}
+    optimizer.set_state_dict({"LR_Scheduler": schedule} | velocities)
+
+
+def save_best(run_folder, model, **metadata):
+    """Write best.safetensors, which tools/eval.py reads, and its sha256 beside it; metadata go into its header.
+
+    Raises:
+        FloatingPointError: a weight is not finite.
+        UserError: it cannot be written; the one before is as it was.
+    """
+    path, arrays = Path(run_folder) / BEST, model_arrays(model)
+    _check_finite(arrays, run_folder)
+    content = _weight_bytes(arrays, metadata)
+    with files.writing(path, "make room or the folder writable, and go on with --resume"):
+        unfinished = path.with_name(path.name + files.UNFINISHED)
+        files.write_file(unfinished, content)
+        _digest_file(path).unlink(missing_ok=True)  # first, so that a digest is never beside weights that it is not of
+        files.sync(path.parent)
+        unfinished.replace(path)
+        files.sync(path.parent)
+        files.replace_file(_digest_file(path), f"{hashlib.sha256(content).hexdigest()}  {BEST}\n".encode())
+
+
+def load_best(run_folder, model):
+    """Load best.safetensors on every rank, after rank 0 has written it.
+
+    Raises:
+        UserError: it is absent or damaged.
+    """
+    ranks.wait_for_all()
+    path = Path(run_folder) / BEST
+    try:
+        content = path.read_bytes()
+        beside = _digest_file(path).read_text() if _digest_file(path).exists() else None
+        arrays = safetensors.numpy.load(content)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"cannot read the best weights {path}: {error}") from None
+    if beside is not None and beside.split()[:1] != [hashlib.sha256(content).hexdigest()]:
+        raise UserError(f"the best weights {path} are damaged: their sha256 is not the one in {_digest_file(path).name}")
+    set_parameters(model, arrays)
+
+
+def latest(run_folder):
+    """The newest checkpoint's folder, or None."""
+    return (_all(run_folder) or [None])[-1]
+
+
+def save_weights(arrays, path, **metadata):
+    """Write named numpy arrays as safetensors in this project's names; metadata values are kept as strings."""
+    # not save_file, which makes a file that only its owner can read
+    Path(path).write_bytes(_weight_bytes(arrays, metadata))
+
+
+def model_arrays(model):
+    """{name: float32 array} of the model's parameters."""
+    return {name: np.ascontiguousarray(p.astype("float32").numpy()) for name, p in model.named_parameters()}
+
+
+def set_parameters(model, arrays):
+    for name, parameter in model.named_parameters():
+        parameter.set_value(paddle.to_tensor(arrays[name]).astype(parameter.dtype))
+
+
+def momentum_arrays(model, optimizer, shards):
+    """{name of the parameter: float32 array} of the optimizer's velocities, once it has made an update.
+
+    They do not depend on the sharding. All ranks must call it.
+    """
+    # Paddle 2 does not tell before the first update what it was given
+    state = optimizer._accumulators_holder | optimizer.state_dict()
+    return {name: np.asarray(shards.whole(p, state.get(_momentum_key(p)))) for name, p in model.named_parameters()}
+
+
+def _check_finite(arrays, run_folder):
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise FloatingPointError(f"{name} is not finite; last good checkpoint: {latest(run_folder) or 'none yet'}")
+
+
+def _files(state, arrays):
+    """The (name, bytes) of a checkpoint, one at a time to spare memory."""
+    for name, tensors in arrays.items():
+        yield f"{name}.safetensors", _weight_bytes(tensors, {"update": state["update"]})
+    yield "state.json", files.json_bytes(state)
+
+
+def _weight_bytes(arrays, metadata):
+    header = {"format": WEIGHT_FORMAT, **{key: str(value) for key, value in metadata.items()}}
+    return safetensors.numpy.save(arrays, metadata=header)
+
+
+def _point_to(folder):
+    files.replace_file(folder.parent / "latest", f"{folder.name}\n".encode())
+
+
+def _digest_file(path):
+    return path.with_name(path.name + ".sha256")
+
+
+def _folder(run_folder, update):
+    return Path(run_folder) / "checkpoints" / f"update-{update:08d}"
+
+
+def _update(folder):
+    return int(folder.name.removeprefix("update-"))
+
+
+def _all(run_folder):
+    return sorted(p for p in (Path(run_folder) / "checkpoints").glob("update-*") if not p.suffix)
+
+
+def _momentum_key(parameter):
+    return f"{parameter.name}_velocity_0"  # the name that Paddle's Momentum gives it

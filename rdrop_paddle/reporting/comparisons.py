@@ -1,0 +1,105 @@
+"""The README's tables of results, in Markdown: accuracies of runs over their seeds, and differences paired by seed."""
+
+import csv
+import statistics
+from typing import Dict, List, NamedTuple
+
+from ..errors import UserError
+
+# 97.5 % quantiles of Student's t for 1, 2, ... 30 degrees of freedom
+T_975 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+NOT_RUN = "not run"
+
+
+class Outcome(NamedTuple):
+    """What runs.csv has of a run of the table."""
+
+    seeds: int  # that the table asks for
+    failed: int  # of them
+    accuracies: Dict[int, float]  # in %, by the seed, of those that finished
+    hours: float  # of all of them
+    milliseconds: List[float]  # an update, of those that finished
+
+
+def summary(experiments):
+    """The tables of comparisons and of ablations; empty when the experiments name none."""
+    table, outcomes = experiments.table, _outcomes(experiments)
+    tables = []
+    if table.comparisons:
+        tables.append(["| setting | baseline | R-Drop | difference (95 % interval) | hours |", "|---|---|---|---|---|"])
+        tables[-1] += [_comparison_row(row.title, outcomes[row.baseline], outcomes[row.rdrop]) for row in table.comparisons]
+    if table.ablations:
+        tables.append(["| setting | accuracy | difference (95 % interval) | against | ms an update |", "|---|---|---|---|---|"])
+        tables[-1] += [_ablation_row(row, outcomes) for row in table.ablations]
+    return "\n\n".join("\n".join(lines) for lines in tables)
+
+
+def interval(differences):
+    """(mean, half the width of its 95 % interval by Student's t), the latter None for a single difference.
+
+    Raises:
+        UserError: there are more than 31.
+    """
+    if len(differences) == 1:
+        return differences[0], None
+    if len(differences) > len(T_975) + 1:
+        raise UserError(f"{len(differences)} pairs of seeds: the table of t quantiles ends at {len(T_975) + 1}")
+    error = statistics.stdev(differences) / len(differences) ** 0.5
+    return statistics.mean(differences), T_975[len(differences) - 2] * error
+
+
+def _outcomes(experiments):
+    """{name of a run of the table: Outcome}"""
+    path = experiments.path.with_name("runs.csv")
+    rows = list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
+    return {run.name: _outcome(run, [row for row in rows if row["name"] == run.name]) for run in experiments.table.runs}
+
+
+def _outcome(run, rows):
+    finished = [row for row in rows if row["status"] == "finished"]
+    return Outcome(
+        seeds=len(run.seeds),
+        failed=len(rows) - len(finished),
+        accuracies={int(row["seed"]): 100 * int(row["correct"]) / int(row["total"]) for row in finished},
+        hours=sum(float(row["hours"]) for row in rows),
+        milliseconds=[float(row["milliseconds_per_update"]) for row in finished],
+    )
+
+
+def _comparison_row(title, baseline, rdrop):
+    hours = baseline.hours + rdrop.hours
+    cells = [title, _accuracy(baseline), _accuracy(rdrop), _difference(baseline, rdrop), f"{hours:.1f}" if hours else "-"]
+    return f"| {' | '.join(cells)} |"
+
+
+def _ablation_row(row, outcomes):
+    outcome = outcomes[row.run]
+    difference = _difference(outcomes[row.reference], outcome) if row.reference else "-"
+    # of the fastest run: what else a machine did, and which one it was, only adds
+    cost = f"{min(outcome.milliseconds):.0f}" if outcome.milliseconds else "-"
+    return f"| {row.title} | {_accuracy(outcome)} | {difference} | {row.reference or '-'} | {cost} |"
+
+
+def _accuracy(outcome):
+    values, notes = list(outcome.accuracies.values()), []
+    if len(values) < outcome.seeds and (values or outcome.failed):
+        notes.append(f"{len(values)} of {outcome.seeds} seeds")
+    if outcome.failed:
+        notes.append(f"{outcome.failed} failed")
+    text = f"{statistics.mean(values):.2f}" if values else NOT_RUN
+    if len(values) > 1:
+        text += f" +- {statistics.stdev(values):.2f}"
+    return text + (f" ({', '.join(notes)})" if notes else "")
+
+
+def _difference(before, after):
+    seeds = sorted(before.accuracies.keys() & after.accuracies.keys())
+    if not seeds:
+        return NOT_RUN
+    mean, half = interval([after.accuracies[seed] - before.accuracies[seed] for seed in seeds])
+    if half is None:
+        return f"{mean:+.2f} (one seed)"
+    return f"{mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f}; {len(seeds)} seeds)"

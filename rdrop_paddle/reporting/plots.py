@@ -1,0 +1,295 @@
+"""The figures of results: curves of logs, evaluated predictions, accuracy against alpha and against cost.
+
+Each function returns a matplotlib Figure, which `save` writes. The colours are Okabe and Ito's, which the colour-blind tell
+apart; the background is white, so that the pictures can be read on a dark page.
+"""
+
+import csv
+from dataclasses import dataclass
+
+import matplotlib.style
+import numpy as np
+from matplotlib.figure import Figure
+
+from ..errors import UserError
+from .curves import curve
+
+BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
+COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
+MOST_POINTS = 60  # of a curve; a figure with more, each of one noisy batch, shows little else than noise
+PANELS = {"training loss, nats": ("train/loss", "train/ce"), "accuracy": ("val/accuracy", "test/accuracy")}
+IN_WORDS = {"train/loss": "loss", "train/ce": "cross entropy alone", "val/accuracy": "held-out", "test/accuracy": "test"}
+SPLITS = {"test": "test accuracy, %", "val": "held-out accuracy, %"}
+STYLE = {
+    "savefig.dpi": 200,
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "grid.color": "#E4E4E4",
+    "legend.edgecolor": "none",
+    "legend.fontsize": 8.5,
+    "legend.title_fontsize": 8.5,
+    "mathtext.fontset": "stix",
+}
+styled = matplotlib.style.context(["default", STYLE])  # whatever the user's matplotlibrc says
+
+
+@styled
+def save(figure, path):
+    """Write a PNG; the same figure gives the same bytes.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    try:
+        figure.savefig(path, format="png", metadata={"Software": None})
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+@styled
+def log_figure(arms, tags=None):
+    """Curves over the updates, with mean and range of each arm's runs; a value that came once is a point at the end.
+
+    Args:
+        arms: {name: {path: log of a run}}, see curves.read_log.
+        tags: a panel for each; None = training loss and accuracy as this project logs them.
+
+    Raises:
+        UserError: a log lacks the tags of a panel.
+    """
+    panels = {tag: (tag,) for tag in tags} if tags else PANELS
+    figure = Figure(figsize=(8.5 if len(panels) > 1 else 5.5, 3.7 * -(-len(panels) // 2)), layout="constrained")
+    grid = figure.subplots(-(-len(panels) // 2), min(len(panels), 2), squeeze=False).ravel()
+    for axes, (title, panel) in zip(grid, panels.items()):
+        _draw_panel(axes, arms, panel, title)
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    return figure
+
+
+def _draw_panel(axes, arms, panel, title):
+    curves = {name: _curves(logs, panel) for name, logs in arms.items()}
+    found = [one for of_arm in curves.values() for one in of_arm.values()]
+    percent = all(tag.endswith("accuracy") for tag in panel) and max(one.high.max() for one in found) <= 1
+    only_points = all(len(one.steps) == 1 for one in found)
+    for number, (name, of_arm) in enumerate(curves.items()):
+        colour, runs = COLOURS[number % len(COLOURS)], len(arms[name])
+        for tag, one in of_arm.items():
+            label = f"{name}, {IN_WORDS.get(tag, tag)}" if len(panel) > 1 else name
+            one = one.scaled(100) if percent else one
+            if len(one.steps) == 1:
+                beside = panel.index(tag) + 0.2 * (number - (len(curves) - 1) / 2)
+                _draw_point(axes, one, label, colour, beside if only_points else one.steps[0] * (1.03 + 0.03 * number))
+            else:
+                runs_in_words = f" ({runs} runs)" if runs > 1 and tag == panel[0] else ""
+                axes.plot(one.steps, one.mean, "-" if tag == panel[0] else ":", color=colour, label=label + runs_in_words)
+                if tag == panel[0]:  # a second band would hide the first
+                    axes.fill_between(one.steps, one.low, one.high, color=colour, alpha=0.2, linewidth=0)
+    if only_points:
+        axes.set_xticks(range(len(panel)), [IN_WORDS.get(tag, tag) for tag in panel])
+        axes.set_xlim(-0.6, len(panel) - 0.4)
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, high + 0.7 * (high - low))  # room for the legend
+    else:
+        block = max(one.block for one in found)
+        axes.set_xlabel("update" + (f" (means of {block} that were logged)" if block > 1 else ""))
+    axes.set_ylabel(title + (", %" if percent else ""))
+    spread = any((one.high > one.low).any() for one in found)
+    axes.legend(title="mean and range (min to max)" if spread else None, alignment="left")
+
+
+def _curves(logs, panel):
+    """{tag: Curve} of one arm; of a panel's tags the logs need one only, and a curve that is the first again is left out."""
+    there = [tag for tag in panel if any(tag in log for log in logs.values())] or panel[:1]
+    curves = {tag: curve(logs, tag, MOST_POINTS) for tag in there}
+    first = curves[there[0]]
+    return {tag: one for tag, one in curves.items() if one is first or not np.array_equal(one.mean, first.mean)}
+
+
+def _draw_point(axes, one, label, colour, x):
+    mean, low, high = one.mean[0], one.low[0], one.high[0]
+    in_words = f"{label} {mean:.2f}" + (f" ({low:.2f} to {high:.2f})" if high > low else "")
+    axes.errorbar(x, mean, [[mean - low], [high - mean]], fmt="D", color=colour, markersize=4, capsize=3, label=in_words)
+
+
+@styled
+def evaluation_figure(found, named=5, pairs=10):
+    """Accuracy by class, sorted, and the most frequent errors, of Predictions (see vision/class_predictions.py).
+
+    Args:
+        named: how many of the worst and of the best classes are named.
+        pairs: how many pairs of classes that are confused.
+    """
+    figure = Figure(figsize=(8.5, 4.1), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[1.2, 1])
+    total, mean = len(found.labels), 100 * found.correct / len(found.labels)
+    left.set_title(f"accuracy {mean:.2f} % ({found.correct}/{total})", fontweight="bold")
+    accuracies = 100 * found.class_accuracies()
+    order = np.argsort(accuracies, kind="stable")[: np.isfinite(accuracies).sum()]  # NaN comes last
+    left.plot(np.arange(1, len(order) + 1), accuracies[order], "o", color=BLUE, markersize=3.5)
+    left.axhline(mean, color=VERMILLION, linewidth=1, linestyle="--")
+    below = dict(xycoords=("axes fraction", "data"), xytext=(0, -3), textcoords="offset points", ha="right", va="top")
+    left.annotate("all images", (0.99, mean), color=VERMILLION, fontsize=8.5, **below)
+    for title, classes, x, y, align in (
+        ("worst", order[:named], 0.03, 0.98, "left"),
+        ("best", order[::-1][:named], 0.99, 0.02, "right"),
+    ):
+        lines = [f"{_readable(found, number)} {accuracies[number]:.0f}" for number in classes]
+        vertical = "top" if align == "left" else "bottom"
+        left.text(x, y, "\n".join([f"{title}, %", *lines]), transform=left.transAxes, ha=align, va=vertical, fontsize=8.5)
+    left.set_xlabel("classes, sorted by their accuracy")
+    left.set_ylabel("accuracy of a class, %")
+    _draw_pairs(right, found, found.confused_pairs(pairs))
+    return figure
+
+
+def _readable(found, number):
+    return found.class_names[number].replace("_", " ")
+
+
+def _draw_pairs(axes, found, confused):
+    names = [f"{_readable(found, label)} → {_readable(found, predicted)}" for label, predicted, _ in confused]
+    bars = axes.barh(np.arange(len(confused)), [count for _, _, count in confused], color=SKY, height=0.7)
+    axes.bar_label(bars, padding=2, fontsize=8.5)
+    axes.set_yticks(np.arange(len(confused)), names, fontsize=8.5)
+    axes.invert_yaxis()
+    axes.grid(False)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.tick_params(left=False, bottom=False, labelbottom=False)
+    axes.set_title("most confused: true → predicted, images", loc="right")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a figure needs of a row of runs.csv."""
+
+    split: str
+    accuracy: float  # %
+    alpha: float
+    passes: int
+    shared_blocks: int
+    milliseconds: float  # per update
+
+
+def read_runs(path, names):
+    """{name: [Run of each seed]} of the finished runs with these names in a runs.csv, see tools/run_experiments.py.
+
+    Raises:
+        UserError: the file is absent or of another kind; a name has no finished run; runs are scored on different splits.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        there = sorted({row["name"] for row in rows if row["status"] == "finished"})
+        groups = {name: [_run(row) for row in rows if row["name"] == name and row["status"] == "finished"] for name in names}
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except (KeyError, ValueError, TypeError) as error:  # no such column, no number, a line that is cut
+        raise UserError(f"{path} is no table of runs as tools/run_experiments.py writes it: {error}") from None
+    for name, runs in groups.items():
+        if not runs:
+            raise UserError(f"{path} has no finished run named {name}, but {', '.join(there) or 'none at all'}")
+    if len({run.split for runs in groups.values() for run in runs}) > 1:
+        raise UserError(
+            f"{path}: {', '.join(names)} are scored partly on test, partly on held-out images: choose runs of one kind"
+        )
+    return groups
+
+
+def _run(row):
+    return Run(
+        split=row["split"],
+        accuracy=100 * int(row["correct"]) / int(row["total"]),
+        alpha=float(row["alpha"]),
+        passes=int(row["passes"]),
+        shared_blocks=int(row["shared_blocks"]),
+        milliseconds=float(row["milliseconds_per_update"]),
+    )
+
+
+@styled
+def alpha_figure(groups, baseline):
+    """Accuracy against alpha, a dot for each run; the group named `baseline` is the band. `groups`: see read_runs.
+
+    Raises:
+        UserError: two groups have the same alpha.
+    """
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    axes = figure.subplots()
+    band = [run.accuracy for run in groups[baseline]]
+    axes.axhspan(min(band), max(band), color=BLUE, alpha=0.15, linewidth=0)
+    axes.axhline(np.mean(band), color=BLUE, label=f"baseline, mean and range of {_seeds(band)}")
+    by_alpha = {runs[0].alpha: runs for name, runs in groups.items() if name != baseline}
+    if not by_alpha:
+        raise UserError(f"there is nothing but the baseline {baseline}: name the runs to compare with it")
+    if len(by_alpha) < len(groups) - 1:
+        raise UserError(f"two of {', '.join(groups)} have the same alpha, so that something else differs: leave one out")
+    alphas = sorted(by_alpha)
+    spread = [[run.accuracy for run in by_alpha[alpha]] for alpha in alphas]
+    axes.plot(
+        alphas,
+        [np.mean(values) for values in spread],
+        "o-",
+        color=VERMILLION,
+        label=f"R-Drop, mean and range of {_seeds(*spread)}",
+    )
+    for alpha, values in zip(alphas, spread):
+        axes.plot([alpha] * len(values), values, "o", color=VERMILLION, markersize=3, alpha=0.6)
+        axes.plot([alpha] * 2, [min(values), max(values)], color=VERMILLION, linewidth=1, alpha=0.6)
+    positive = [alpha for alpha in alphas if alpha > 0]
+    if len(positive) < len(alphas):  # two passes without KL have no place on a logarithmic axis
+        axes.set_xscale("symlog", linthresh=min(positive, default=1), linscale=0.5)
+    else:
+        axes.set_xscale("log")
+    axes.set_xticks(alphas, [f"{alpha:g}" if alpha else "0\n(no KL)" for alpha in alphas])
+    axes.minorticks_off()
+    axes.set_xlabel(r"$\alpha$, weight of the KL divergence of an image")
+    axes.set_ylabel(SPLITS[groups[baseline][0].split])
+    axes.legend()
+    return figure
+
+
+def _seeds(*groups):
+    counts = sorted({len(values) for values in groups})
+    return f"{' to '.join(map(str, counts[:: max(len(counts) - 1, 1)]))} seed{'s' if counts[-1] > 1 else ''}"
+
+
+@styled
+def cost_figure(groups):
+    """Accuracy against the time of an update in the fastest run of each group, see read_runs: a dot a run and their range.
+
+    The fastest, because what else a machine did, and which one it was, only adds.
+    """
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    axes = figure.subplots()
+    words = [_in_words(runs[0]) for runs in groups.values()]
+    words = [word if words.count(word) == 1 else f"{word} ({name})" for name, word in zip(groups, words)]
+    for runs, colour, label in zip(groups.values(), COLOURS * len(groups), words):
+        time, accuracies = min(run.milliseconds for run in runs), np.asarray([run.accuracy for run in runs])
+        axes.plot([time] * len(runs), accuracies, "o", color=colour, markersize=3, alpha=0.6)
+        mean = accuracies.mean()
+        reach = [[mean - accuracies.min()], [accuracies.max() - mean]]
+        axes.errorbar(time, mean, reach, fmt="D", color=colour, capsize=3, label=label)
+    axes.set_xlim(0, 1.08 * axes.get_xlim()[1])
+    axes.set_xlabel("time of an update, ms (fastest run)")
+    axes.set_ylabel(SPLITS[next(iter(groups.values()))[0].split])
+    axes.legend(title=f"mean and range of {_seeds(*groups.values())}", alignment="left")
+    baseline = [run.milliseconds for runs in groups.values() for run in runs if run.passes == 1]
+    if baseline:
+        unit = min(baseline)
+        top = axes.secondary_xaxis("top", functions=(lambda time: time / unit, lambda updates: updates * unit))
+        top.set_xlabel("time in updates of the baseline")
+        top.spines["top"].set_visible(True)
+    return figure
+
+
+def _in_words(run):
+    if run.passes == 1:
+        return "baseline"
+    method = "R-Drop" if run.alpha else "two passes without KL"
+    return f"{method}, {run.shared_blocks} blocks shared" if run.shared_blocks else method

@@ -1,0 +1,140 @@
+"""Published runs: a folder for each beside the table of experiments, and runs.csv with a row for each."""
+
+import csv
+import io
+import json
+import shlex
+import shutil
+import statistics
+from dataclasses import asdict
+
+from ..config import changeable, flatten, load_config
+from ..durability import files
+from ..errors import UserError
+from .metrics import read_metrics
+
+SCORE, FAILURE = "eval.txt", "failed.txt"  # a published run has one of them
+ADVICE = "make room or the folder writable, and start the same command again"
+# columns of runs.csv that are there whether or not runs differ in them
+SETTINGS = ("model.image_size", "data.images_per_class", "train.lr", "rdrop.passes", "rdrop.alpha", "rdrop.shared_blocks")
+
+
+def publish(run_folder, folder, failure=None):
+    """Copy what shows a run's outcome into `folder`, which is there once it is whole and on the disk.
+
+    `failure` is a line, None for a score. The VisualDL log goes along with runs that read the test set; trials on the
+    held-out part are many.
+    """
+    unfinished = folder.with_name(folder.name + files.UNFINISHED)
+    with files.writing(folder, ADVICE):
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        for name in ("config.yaml", "environment.json", "metrics.jsonl"):
+            if (run_folder / name).exists():
+                shutil.copyfile(run_folder / name, unfinished / name)
+        if failure:
+            (unfinished / FAILURE).write_text(failure + "\n")
+        else:
+            final = _final(run_folder)
+            score = f"accuracy {final['accuracy']:.4f} ({final['correct']}/{final['total']})\n"
+            (unfinished / SCORE).write_text(score)
+            if final["split"] == "test":
+                shutil.copytree(run_folder / "vdl", unfinished / "vdl")
+        for path in (*unfinished.rglob("*"), unfinished):
+            files.sync(path)
+        unfinished.rename(folder)
+        files.sync(folder.parent)
+
+
+def check(experiments):
+    """Refuse a table by which a published result would be taken for that of other settings, or left out.
+
+    Raises:
+        UserError: a published run is not in the table, or its config is not what the table asks.
+    """
+    jobs = {experiments.folder(job): job for job in experiments.jobs}
+    for path in sorted(experiments.path.parent.glob("*/config.yaml")):
+        folder = path.parent
+        if folder not in jobs and folder.suffix != files.UNFINISHED:
+            raise UserError(f"{folder} is published but not in {experiments.path}: put it back, since nothing is left out")
+    for folder, job in jobs.items():
+        if not folder.exists():
+            continue
+        before, now = (flatten(asdict(config)) for config in (load_config(folder / "config.yaml"), job.config))
+        may_change = changeable(now).keys() - {"eval.split"}  # what a result is of may not change under it
+        for key in now:
+            if before[key] != now[key] and key not in may_change:
+                raise UserError(
+                    f"{job.run}: {key} is {before[key]} in {folder}, and {now[key]} in {experiments.path}: change it back, "
+                    "or give the run another name"
+                )
+
+
+def write_csv(experiments):
+    """Rebuild runs.csv from what is published."""
+    path = experiments.path.with_name("runs.csv")
+    with files.writing(path, ADVICE):
+        files.replace_file(path, csv_text(experiments).encode())
+
+
+def csv_text(experiments):
+    """A row for each published run, in the table's order. Times are of the updates alone, as metrics.jsonl has them."""
+    configs = [flatten(asdict(job.config)) for job in experiments.jobs]
+    keys = [key for key in (configs[0] if configs else ()) if key in SETTINGS or _differs(key, configs)]
+    columns = {key: key if key.endswith(".name") else key.rpartition(".")[2] for key in keys}  # name is the run's
+    rows = []
+    for job, config in zip(experiments.jobs, configs):
+        if experiments.folder(job).exists():
+            settings = {columns[key]: _cell(config[key]) for key in keys}
+            rows.append(_row(job, experiments.folder(job), settings))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0] if rows else ["run"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _row(job, folder, settings):
+    failed = (folder / FAILURE).exists()
+    updates = [record for record in read_metrics(folder) if "split" not in record]
+    final = {} if failed else _final(folder)
+    environment = folder / "environment.json"
+    return dict(
+        run=job.run,
+        name=job.name,
+        seed=job.seed,
+        status="failed" if failed else "finished",
+        split=job.config.eval.split,
+        accuracy=f"{final['accuracy']:.4f}" if final else "",
+        correct=final.get("correct", ""),
+        total=final.get("total", ""),
+        updates=updates[-1]["step"] if updates else 0,
+        **settings,
+        hours=f"{_seconds(updates) / 3600:.4f}",
+        milliseconds_per_update=f"{1000 * statistics.median(r['batch_cost'] for r in updates):.1f}" if updates else "",
+        commit=json.loads(environment.read_text())["git_commit"] if environment.exists() else "",
+        command=shlex.join(job.command),
+    )
+
+
+def _seconds(updates):
+    """What the updates took, however often the run was continued: a record's cost is the mean since the one before."""
+    steps = [0, *(record["step"] for record in updates)]
+    return sum(record["batch_cost"] * (step - before) for record, before, step in zip(updates, steps, steps[1:]))
+
+
+def _final(folder):
+    """The evaluation that ends a run."""
+    return next(record for record in reversed(read_metrics(folder)) if record.get("final"))
+
+
+def _differs(key, configs):
+    """Whether runs differ in a key that matters to the result and has no column of its own."""
+    matters = key != "train.seed" and any(key not in changeable(config) for config in configs)
+    return matters and any(config[key] != configs[0][key] for config in configs)
+
+
+def _cell(value):
+    if isinstance(value, bool):
+        return str(value).lower()  # as in YAML
+    return "" if value is None else value

@@ -1,0 +1,238 @@
+"""What one update needs and does: the gradient of a global batch, the step, and its state in checkpoints."""
+
+import contextlib
+import itertools
+import time
+from dataclasses import asdict
+
+import numpy as np
+import paddle
+
+from .. import ranks
+from ..config import accumulation, check_ranks
+from ..console import reported
+from ..durability import checkpoint
+from ..errors import UserError
+from ..loss import RDropLoss, cross_entropy
+from .ema import WeightAverage
+from .schedule import WarmupCosine
+from .sharding import Shards
+from .update_figures import Pending, describe_failure, fetch_all, is_finite, move_if_finite
+
+
+def can_recompute():
+    """Whether Paddle computes a block again with the same dropout: Paddle 2 does on a GPU only."""
+    return paddle.get_device() != "cpu" or not paddle.__version__.startswith("2.")
+
+
+class Trainer:
+    """What one update needs: model, criterion, optimizer, learning rate, precision; and how far training has come.
+
+    Raises:
+        UserError: a batch size that does not divide or exceeds the training set, sharding over one rank, mixed
+            precision without a GPU, or recompute where `can_recompute` is False.
+    """
+
+    def __init__(self, task, config):
+        self.task = task
+        self.config = config
+        self.updates_done = 0
+        self.best = None  # the best score on the held-out part so far
+        self.pending = []  # updates that `fetch` has not looked at
+        self.skipped = 0  # updates so far that were not finite
+        self.notes = []  # for the log, of how it was resumed
+        self.rank, self.ranks = ranks.rank(), ranks.count()
+        check_ranks(config.train, self.ranks)
+        self.accumulation = accumulation(config.train, self.ranks)
+        rdrop = config.rdrop
+        self.criterion = RDropLoss(rdrop.alpha, rdrop.reduction, stop_target_gradient=rdrop.stop_target_gradient)
+        train_config = config.train
+        if train_config.recompute and not can_recompute():
+            raise UserError(f"train.recompute needs Paddle 3 on a CPU, and this is {paddle.__version__}: train.recompute=false")
+        self.schedule = WarmupCosine(steps=train_config.steps, warmup_steps=train_config.warmup_steps, peak=train_config.lr)
+        self.shards = Shards(task.model.parameters(), train_config.sharding)
+        self.optimizer = paddle.optimizer.Momentum(
+            learning_rate=self.schedule,
+            momentum=train_config.momentum,
+            parameters=self.shards.own,
+            weight_decay=train_config.weight_decay or None,
+        )
+        self._set_precision(train_config)
+        self.batches = iter(task.batches("train"))
+        ranks.wait_for_all()  # reading the data may take one of them longer
+        self.data_parallel = self.ranks > 1 and self.shards.stage < 2  # it averages over the ranks; Shards adds up
+        self.model = paddle.DataParallel(task.model) if self.data_parallel else task.model
+        self.shards.exchange()
+        self.average = WeightAverage(task.model, train_config.ema_decay)
+        task.model.train()
+
+    def _set_precision(self, train_config):
+        self.amp = dict(enable=train_config.amp != "off", dtype=train_config.amp_dtype)
+        self.scaler = None
+        if not self.amp["enable"]:
+            return
+        if paddle.get_device() == "cpu":
+            raise UserError(f"train.amp is {train_config.amp} but this is a CPU, which computes in float32 only: train.amp=off")
+        supported = {"bfloat16": paddle.amp.is_bfloat16_supported, "float16": paddle.amp.is_float16_supported}
+        if not supported[train_config.amp_dtype]():  # Paddle would only warn and train in float32
+            raise UserError(f"this device does not compute in {train_config.amp_dtype}: choose another train.amp_dtype")
+        self.amp["level"] = train_config.amp
+        if train_config.amp == "O2":
+            self.task.model, self.optimizer = paddle.amp.decorate(
+                self.task.model, self.optimizer, level="O2", dtype=train_config.amp_dtype, master_grad=True
+            )
+        if train_config.amp_dtype == "float16":
+            self.scaler = paddle.amp.GradScaler()
+
+    def read(self):
+        """The micro-batches of the next update, and the seconds spent waiting for them."""
+        start = time.perf_counter()
+        return list(itertools.islice(self.batches, self.accumulation)), time.perf_counter() - start
+
+    def step(self, micro_batches):
+        """One update, without waiting for the device; `fetch` tells later how it went."""
+        update = self.updates_done + 1
+        figures = self.backward(micro_batches, update)
+        self.pending.append(Pending(update, figures, [batch[-1] for batch in micro_batches]))
+        if self.config.train.skip_nonfinite:
+            move_if_finite(figures, self._move, self._moving)
+        else:
+            self._move()
+        self.task.model.clear_gradients()
+        self.schedule.step()
+        self.updates_done = update
+
+    def _move(self):
+        """Move the weights and what follows them, by the gradients."""
+        if self.scaler:
+            self.scaler.step(self.optimizer)  # waits: Paddle reads on the host whether the gradient overflowed
+            self.scaler.update()
+        else:
+            self.optimizer.step()
+        self.shards.exchange()
+        self.average.update()
+
+    def _moving(self):
+        """{name: tensor} of all that an update changes."""
+        momentum = {name: t for name, t in self.optimizer.state_dict().items() if isinstance(t, paddle.Tensor)}
+        averages = {f"average of {name}": tensor for name, tensor in self.average.tensors.items()}
+        return dict(self.task.model.named_parameters()) | momentum | averages
+
+    def fetch(self, run_folder):
+        """The FIGURES of the last update as {name: float}, and with skip_nonfinite how many were skipped so far.
+
+        One transfer for all updates since the last call.
+
+        Raises:
+            FloatingPointError: more than skip_nonfinite updates were not finite; the message describes the first too many.
+        """
+        allowed = self.config.train.skip_nonfinite
+        for done, means in zip(self.pending, fetch_all(self.pending)):
+            if not is_finite(means, scaled=self.scaler is not None):
+                self.skipped += 1
+                if self.skipped > allowed:
+                    raise FloatingPointError(describe_failure(done, means, checkpoint.latest(run_folder)))
+        self.pending.clear()
+        return means | ({"skipped": self.skipped} if allowed else {})
+
+    def backward(self, micro_batches, update):
+        """Leave the clipped gradient of the global batch in the parameters.
+
+        Each micro-batch's loss is a mean over its own unmasked positions, so it is weighted with their number and the
+        gradient is divided by the number in the whole global batch: neither accumulation nor ranks change it, unless
+        rdrop.reduction is "sum", by which the KL's weight is the micro-batch's.
+
+        Returns:
+            the FIGURES, float32 [4] on the device.
+        """
+        # a pure function of seed, update and rank: resuming needs no generator state
+        paddle.seed(_dropout_seed(self.config.train.seed, update, self.rank))
+        totals = paddle.zeros([4])  # loss, ce and kl weighted with positions; positions
+        for number, batch in enumerate(reported(micro_batches, f"update {update}: micro-batch", len(micro_batches)), start=1):
+            last = number == len(micro_batches)
+            with self.model.no_sync() if self.data_parallel and not last else contextlib.nullcontext():
+                totals += self._accumulate(batch)
+            ranks.progress.signs += 1
+        totals = ranks.sum_over_all(totals)
+        grad_norm = self._scale_gradients((self.ranks if self.data_parallel else 1) / totals[3])
+        return paddle.concat([totals[:3] / totals[3], grad_norm.reshape([1])])
+
+    def _accumulate(self, batch):
+        """Forward and backward of one micro-batch: [loss, ce, kl, 1] times its unmasked positions."""
+        rdrop = self.config.rdrop
+        with paddle.amp.auto_cast(**self.amp):
+            logits, labels, pad_mask = self.task.forward(self.model, batch, rdrop.passes)
+        if rdrop.passes == 1:
+            ce = cross_entropy(logits, labels, pad_mask)
+            loss, kl = ce, paddle.zeros_like(ce)
+        else:
+            loss, ce, kl = self.criterion.terms(*logits.chunk(2), labels, pad_mask)
+        positions = (~pad_mask).astype("float32").sum() if pad_mask is not None else paddle.full([], labels.size, "float32")
+        weighted = loss * positions
+        (self.scaler.scale(weighted) if self.scaler else weighted).backward()
+        return paddle.stack([weighted, ce * positions, kl * positions, positions]).detach()
+
+    @paddle.no_grad()
+    def _scale_gradients(self, factor):
+        """Multiply the gradients by `factor`, then clip; returns their global norm in between."""
+        if self.scaler:
+            self.scaler.unscale_(self.optimizer)
+        norm = self.shards.global_norm() * factor
+        if self.config.train.clip_norm is not None:
+            factor = factor * (self.config.train.clip_norm / norm.clip(min=self.config.train.clip_norm))
+        for gradient in self.shards.gradients():
+            gradient.multiply_(factor)
+        return norm
+
+    def state(self):
+        """What a checkpoint says beside its arrays, of JSON values.
+
+        Samples, augmentations and dropout masks are functions of seed, update and rank: there is no generator's state to keep,
+        nor anything of the other ranks. `update` leads to all of them, and the rest is there to be compared.
+        """
+        return dict(
+            update=self.updates_done,
+            best=self.best,
+            skipped=self.skipped,
+            ranks=self.ranks,
+            lr=self.optimizer.get_lr(),
+            training_data=self.task.data_state(self.updates_done),
+            config=asdict(self.config),
+        )
+
+    def save(self, run_folder):
+        """Write a checkpoint; all ranks must call it.
+
+        Raises:
+            FloatingPointError: something in it is not finite.
+            UserError: it cannot be written.
+        """
+        # O2 trains float32 copies inside the optimizer, which a checkpoint does not hold: such a run cannot be resumed
+        if self.config.train.amp != "O2":
+            arrays = dict(momentum=checkpoint.momentum_arrays(self.task.model, self.optimizer, self.shards))
+            if self.rank == 0:
+                arrays |= dict(model=checkpoint.model_arrays(self.task.model))
+                arrays |= dict(ema=self.average.arrays()) if self.config.train.ema_decay is not None else {}
+                checkpoint.save(run_folder, self.state(), **arrays)
+        ranks.wait_for_all()
+
+    def restore(self, run_folder):
+        """Continue from the newest checkpoint that verifies; `notes` say what the log should.
+
+        Raises:
+            UserError: none verifies, or it is of a config or of data that would change the result.
+        """
+        folder, self.notes = checkpoint.newest_whole(run_folder)
+        state = checkpoint.load_state(folder)
+        self.updates_done, self.best, self.skipped = state["update"], state["best"], state["skipped"]
+        self.schedule.step(self.updates_done)
+        self.notes += checkpoint.compare(folder, state, self.state())
+        checkpoint.set_parameters(self.task.model, checkpoint.load_arrays(folder, "model"))
+        checkpoint.set_momentum(checkpoint.load_arrays(folder, "momentum"), self.task.model, self.optimizer, self.shards)
+        if self.config.train.ema_decay is not None:
+            self.average.load(checkpoint.load_arrays(folder, "ema"))
+        self.batches = iter(self.task.batches("train", self.updates_done + 1))
+
+
+def _dropout_seed(seed, update, rank):
+    return int(np.random.SeedSequence([seed, update, rank]).generate_state(1)[0])

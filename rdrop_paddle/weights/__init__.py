@@ -1,0 +1,1 @@
+"""Files of weights, whatever framework wrote them; knows no architecture."""

@@ -1,0 +1,341 @@
+import contextlib
+import itertools
+import json
+import re
+
+import numpy as np
+import paddle
+import pytest
+from conftest import recomputes
+from gradient_worker import gradients
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from rdrop_paddle import UserError, evaluate, layers
+from rdrop_paddle.config import BASE
+from rdrop_paddle.durability import checkpoint
+from rdrop_paddle.durability.checkpoint import model_arrays
+from rdrop_paddle.loss import RDropLoss
+from rdrop_paddle.reporting.runlog import RunLog
+from rdrop_paddle.training import engine
+from rdrop_paddle.training.schedule import lr_at
+from rdrop_paddle.training.sharding import even_shares
+from rdrop_paddle.training.trainer import Trainer, _dropout_seed, can_recompute
+from rdrop_paddle.training.update_figures import FIGURES
+from rdrop_paddle.vision.task import ImageClassification
+
+
+def worst_difference(a, b):
+    """The largest over all tensors of max|a - b| / max|b|."""
+    return max(np.abs(a[name] - b[name]).max() / np.abs(b[name]).max() for name in b)
+
+
+@pytest.mark.launcher
+def test_the_gradient_of_a_global_batch_depends_on_neither_micro_batch_nor_ranks(run_tool, tmp_path):
+    names = [*(f"batchmean-{size}" for size in (8, 16, 32)), *(["batchmean-16-recompute"] if can_recompute() else [])]
+    done = run_tool("tests/training/gradient_worker.py", tmp_path, *names, "sum-8", ranks=2)
+    assert done.returncode == 0, done.stdout
+    layouts = {(2, name): np.load(tmp_path / f"{name}.npz") for name in names}
+    layouts |= {(1, size): gradients("batchmean", size) for size in (8, 16, 32)}
+    reference = layouts.pop((1, 32))
+    assert reference["kl"] > 0.01
+    for layout, found in layouts.items():
+        assert worst_difference(found, reference) < 1e-5, layout
+    # trap 1: the official sum makes the KL's weight grow with the micro-batch
+    summed = gradients("sum", 32)
+    for found in (gradients("sum", 8), np.load(tmp_path / "sum-8.npz")):
+        assert worst_difference(found, summed) > 0.1
+        assert found["kl"] == pytest.approx(summed["kl"] / 4, rel=0.1)
+
+
+def test_official_sum_is_batchmean_times_the_micro_batch():
+    """alpha 0.3 summed over micro-batches of 32 is alpha 9.6 in batchmean, whatever the accumulation."""
+    p, q = paddle.randn([2, 32, 10]).unbind(0)
+    label = paddle.randint(0, 10, [32])
+    assert RDropLoss(0.3, "sum")(p, q, label).item() == pytest.approx(RDropLoss(9.6, "batchmean")(p, q, label).item(), rel=1e-6)
+
+
+def trainer_for(config):
+    trainer = Trainer(ImageClassification(config), config)
+    micro_batches, _ = trainer.read()
+    return trainer, micro_batches
+
+
+def figures_of(trainer, micro_batches, update=1):
+    return dict(zip(FIGURES, trainer.backward(micro_batches, update).tolist()))
+
+
+def test_the_divergences_target_is_a_constant_where_the_config_says_so(tiny_config):
+    """The values stay and the gradient does not."""
+    found = []
+    for override in ("rdrop.stop_target_gradient=false", "rdrop.stop_target_gradient=true"):
+        paddle.seed(0)
+        trainer, micro_batches = trainer_for(tiny_config("model.drop_rate=0.3", "rdrop.alpha=5", override))
+        found.append(figures_of(trainer, micro_batches))
+    norm, other_norm = (figures.pop("grad_norm") for figures in found)
+    assert found[0] == found[1] and found[0]["kl"] > 0
+    assert abs(norm - other_norm) > 0.01 * norm
+
+
+def test_one_update_is_sgd_with_the_schedules_rate_and_a_clipped_gradient(tiny_config, tmp_path):
+    config = tiny_config("train.clip_norm=0.01", "train.lr=0.5")
+    trainer, micro_batches = trainer_for(config)
+    before = model_arrays(trainer.task.model)
+    trainer.step(micro_batches)
+    means = trainer.fetch(tmp_path)
+    after = model_arrays(trainer.task.model)
+    moved = np.sqrt(sum(np.square(after[name] - before[name]).sum() for name in before))
+    assert means["grad_norm"] > 0.01  # before clipping
+    assert moved == pytest.approx(0.01 * lr_at(1, steps=6, warmup_steps=2, peak=0.5), rel=1e-3)
+
+
+def test_the_second_update_carries_momentum_and_weight_decay(tiny_config):
+    overrides = ["train.clip_norm=null", "train.momentum=0.8", "train.weight_decay=0.1", "train.warmup_steps=0"]
+    trainer, micro_batches = trainer_for(tiny_config(*overrides))
+    weight, velocity = trainer.task.model.head.weight, 0.0
+    for _ in range(2):
+        lr, before = trainer.optimizer.get_lr(), weight.numpy()
+        trainer.backward(micro_batches, trainer.updates_done + 1)
+        velocity = 0.8 * velocity + weight.grad.numpy() + 0.1 * before
+        trainer.optimizer.clear_grad()
+        trainer.step(micro_batches)
+        np.testing.assert_allclose(weight.numpy(), before - lr * velocity, atol=1e-7)
+
+
+def test_a_gradient_below_the_limit_is_left_alone(tiny_config):
+    gradients = []
+    for clip_norm in ("null", 1000):
+        paddle.seed(1)
+        trainer, micro_batches = trainer_for(tiny_config(f"train.clip_norm={clip_norm}"))
+        trainer.backward(micro_batches, 1)
+        gradients.append([p.grad.numpy() for p in trainer.task.model.parameters()])
+    assert all((a == b).all() for a, b in zip(*gradients))
+
+
+def test_the_baseline_has_one_pass_and_no_kl(tiny_config):
+    trainer, micro_batches = trainer_for(tiny_config("rdrop.passes=1", "rdrop.alpha=0"))
+    means = figures_of(trainer, micro_batches)
+    assert means["kl"] == 0 and means["loss"] == means["ce"] > 0
+
+
+def test_doubled_batch_without_kl_logs_the_kl_but_does_not_train_it(tiny_config):
+    trainer, micro_batches = trainer_for(tiny_config("rdrop.alpha=0"))
+    means = figures_of(trainer, micro_batches)
+    assert means["kl"] > 0 and means["loss"] == means["ce"]
+
+
+def test_dropout_is_a_function_of_seed_update_and_rank(tiny_config):
+    keys = list(itertools.product((0, 1), (1, 2, 3), (0, 1)))
+    assert len({_dropout_seed(*key) for key in keys}) == len(keys)
+    trainer, micro_batches = trainer_for(tiny_config("model.drop_rate=0.5"))
+    losses = []
+    for update in (1, 1, 2):
+        losses.append(figures_of(trainer, micro_batches, update)["loss"])
+        trainer.optimizer.clear_grad()
+    assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.parametrize("period", ["log_every", "eval_every", "save_every"])
+def test_a_run_that_diverges_names_its_first_bad_update_and_saves_nothing_of_it(tiny_config, monkeypatch, period):
+    """Update 3 is not finite and the next look is after update 4, whichever reason there is to look."""
+    periods = {"log_every": 100, "eval_every": 100, "save_every": 100, period: 2}
+    config = tiny_config("train.steps=12", *(f"train.{name}={value}" for name, value in periods.items()))
+    trainer = Trainer(ImageClassification(config), config)
+    step, indices = trainer.step, []
+
+    def step_and_break(micro_batches):
+        indices.append(int(micro_batches[0][-1][0]))
+        if trainer.updates_done == 2:
+            trainer.save(log.folder)
+            trainer.task.model.head.bias.set_value(np.full(10, np.nan, "float32"))
+        step(micro_batches)
+
+    monkeypatch.setattr(trainer, "step", step_and_break)
+    with RunLog(config) as log, pytest.raises(FloatingPointError) as failure:
+        engine.train(trainer, log)
+    last = checkpoint.latest(log.folder)
+    expected = rf"update 3: loss nan.*samples of this rank: \[{indices[2]}, .*checkpoint: {re.escape(str(last))}"
+    assert trainer.updates_done == 4 and last.name == "update-00000002" and re.match(expected, str(failure.value))
+    kept = [last / "model.safetensors", *log.folder.glob("best.safetensors")]
+    assert all(np.isfinite(array).all() for path in kept for array in load_file(path).values())
+
+
+def test_an_update_never_waits_for_the_device(tiny_config, monkeypatch, tmp_path):
+    """A tensor that Python looks into has to be computed and transferred first, which would leave a GPU idle."""
+    overrides = ["train.weight_decay=0.1", "model.drop_rate=0.1", "train.ema_decay=0.9", "train.skip_nonfinite=1"]
+    trainer, micro_batches = trainer_for(tiny_config(*overrides))
+    monkeypatch.setattr(layers, "_on_cpu", lambda x: False)  # what a GPU runs
+    looks = []
+
+    def spy(name):
+        look = getattr(paddle.Tensor, name)
+
+        def counted(*arguments, **options):
+            looks.append(name)
+            return look(*arguments, **options)
+
+        monkeypatch.setattr(paddle.Tensor, name, counted)
+
+    for name in ("item", "numpy", "tolist", "cpu", "__array__", "__bool__", "__int__", "__float__", "__index__", "__format__"):
+        spy(name)
+    for _ in range(3):
+        trainer.step(micro_batches)
+    assert looks == []
+    trainer.fetch(tmp_path)
+    assert looks.count("tolist") == 1 and trainer.pending == []
+
+
+@pytest.mark.parametrize(
+    "override, forwards",
+    [("rdrop.shared_blocks=1", [32, 64]), pytest.param("train.recompute=true", [64, 64] * 2, marks=recomputes)],
+)
+def test_training_takes_cheaper_ways_that_evaluation_does_not_know(tiny_config, override, forwards):
+    """Samples in each forward of the two blocks for one micro-batch of 32."""
+    trainer, micro_batches = trainer_for(tiny_config(override, "train.micro_batch_size=32"))
+    seen = []
+    for block in trainer.task.model.blocks:
+        block.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    trainer.backward(micro_batches[:1], 1)
+    assert seen == forwards
+    seen.clear()
+    evaluate(trainer.task, "val")
+    assert len(seen) == 2 * len(list(trainer.task.batches("val")))
+
+
+def test_recompute_where_paddle_cannot_is_an_error(tiny_config, monkeypatch):
+    monkeypatch.setattr(paddle, "__version__", "2.6.2")
+    with pytest.raises(UserError, match="train.recompute needs Paddle 3 on a CPU, and this is 2.6.2"):
+        trainer_for(tiny_config("train.recompute=true"))
+    trainer_for(tiny_config())
+
+
+def test_sharing_every_block_is_an_error(tiny_config):
+    with pytest.raises(UserError, match="rdrop.shared_blocks 2 leaves none of the model's 2 blocks .*at most 1"):
+        ImageClassification(tiny_config("rdrop.shared_blocks=2"))
+
+
+def test_mixed_precision_without_a_gpu_is_a_clear_error(tiny_config):
+    for level in ("O1", "O2"):
+        config = tiny_config(f"train.amp={level}")
+        with pytest.raises(UserError, match=f"train.amp is {level} but this is a CPU"):
+            Trainer(ImageClassification(config), config)
+
+
+def test_evaluation_drops_nothing_and_leaves_the_mode_as_it_was(tiny_config):
+    task = ImageClassification(tiny_config("model.drop_rate=0.5"))
+    task.model.train()
+    first, second = evaluate(task, "test"), evaluate(task, "test")
+    assert first == second and first["total"] == 719 and first["accuracy"] == first["correct"] / 719
+    assert task.model.training
+    task.model.eval()
+    evaluate(task, "val")
+    assert not task.model.training
+
+
+def test_the_best_weights_by_the_held_out_part_are_kept_and_read_at_the_end(tiny_config, monkeypatch):
+    scores = {"val": iter([0.2, 0.5, 0.4]), "test": iter([0.3])}
+    evaluated = []
+
+    def pretend(task, split, amp, interruption):
+        evaluated.append((split, task.model.head.bias.numpy().tobytes()))
+        return {"accuracy": next(scores[split])}
+
+    monkeypatch.setattr(engine, "evaluate", pretend)
+    config = tiny_config("train.eval_every=2")
+    with RunLog(config) as log:
+        assert engine.train(Trainer(ImageClassification(config), config), log) == {"accuracy": 0.3}
+    (_, first), (_, second), (_, third), (split, final) = evaluated
+    assert split == "test" and final == second and len({first, second, third}) == 3
+    with safe_open(str(log.folder / "best.safetensors"), framework="numpy") as file:
+        assert file.metadata() == {"format": "rdrop_paddle", "update": "4", "val_accuracy": "0.5"}
+
+
+def test_without_a_held_out_part_the_last_weights_are_kept(tiny_config):
+    config = tiny_config("data.val_fraction=0", "train.steps=3")
+    with RunLog(config) as log:
+        engine.train(Trainer(ImageClassification(config), config), log)
+    with safe_open(str(log.folder / "best.safetensors"), framework="numpy") as file:
+        assert file.metadata()["update"] == "3"
+
+
+def test_ranks_exchange_their_gradients_once_an_update(tiny_config):
+    trainer, _ = trainer_for(tiny_config("train.micro_batch_size=16"))
+    in_turn = []
+
+    @contextlib.contextmanager
+    def no_sync():
+        in_turn.append("no_sync")
+        yield
+
+    trainer.data_parallel, trainer.model.no_sync = True, no_sync  # as with DataParallel
+    trainer.model.register_forward_pre_hook(lambda *_: in_turn.append("forward"))
+    trainer.step(trainer.read()[0])
+    assert in_turn == ["no_sync", "forward"] * 3 + ["forward"]
+
+
+@pytest.mark.launcher
+def test_sharding_shares_out_memory_and_changes_neither_training_nor_checkpoints(run_tool, tmp_path):
+    """With clipping, weight decay and accumulation; each stage also goes on from the checkpoint of another."""
+    done = run_tool("tests/training/sharding_worker.py", tmp_path, ranks=2)
+    assert done.returncode == 0, done.stdout
+    runs = {stage: json.loads((tmp_path / f"{stage}.json").read_text()) for stage in (0, 1, 2)}
+    assert min(figures["grad_norm"] for figures in runs[0]["figures"]) > 0.1  # clipping is at work
+    every = runs[0]["momentum"][0]
+    for stage, run in runs.items():
+        for kind, shared_from in (("momentum", 1), ("gradient", 2)):
+            if stage < shared_from:
+                assert run[kind] == [every, every], (stage, kind)
+            else:
+                assert sum(run[kind]) == every < 2.1 * min(run[kind]), (stage, kind)
+        for found, expected in zip(run["figures"], runs[0]["figures"]):
+            assert found == pytest.approx(expected, rel=1e-5), stage
+        for update, name in itertools.product((3, 4), ("model", "momentum")):
+            path = f"checkpoints/update-{update:08d}/{name}.safetensors"
+            found, expected = (load_file(tmp_path / str(s) / path) for s in (stage, 0))
+            assert worst_difference(found, expected) < (1e-4 if name == "momentum" else 1e-5), (stage, path)
+    assert runs[1]["figures"][:3] == runs[0]["figures"][:3]  # DataParallel's gradients in either
+
+
+def test_parameters_are_shared_out_evenly():
+    assert even_shares([1, 6, 2, 3], 2) == [1, 0, 1, 1]
+    assert even_shares([5, 5, 5], 1) == [0, 0, 0]
+
+
+def test_sharding_over_one_rank_is_a_user_error(tiny_config):
+    config = tiny_config("train.sharding=1")
+    with pytest.raises(UserError, match="train.sharding is 1 but there is one rank only"):
+        Trainer(ImageClassification(config), config)
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["train.sharding=1", "train.amp=O1", "train.amp_dtype=float16"], "train.sharding and float16"),
+        (["train.sharding=2", "train.amp=O2"], "train.sharding is 2 and train.amp O2"),
+        (["train.sharding=3"], "train.sharding is 3: give one of 0, 1, 2"),
+    ],
+)
+def test_what_cannot_be_sharded_is_a_user_error(tiny_config, overrides, message):
+    with pytest.raises(UserError, match=message):
+        tiny_config(*overrides)
+
+
+@pytest.mark.slow
+@pytest.mark.launcher
+def test_ranks_wait_for_each_other_longer_than_gloo_would(run_tool):
+    done = run_tool("tests/training/waiting_worker.py", ranks=2)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.launcher
+def test_two_ranks_train_as_one_where_nothing_is_dropped(run_tool, tiny_overrides, tmp_path):
+    """Without dropout the same config gives the same training on any number of ranks."""
+    losses = {}
+    for ranks in (0, 2):
+        name = f"ranks{ranks}"
+        overrides = [*tiny_overrides, "model.drop_rate=0", "rdrop.alpha=0", "train.steps=4", f"name={name}"]
+        done = run_tool("train.py", "-c", BASE, "-o", *overrides, ranks=ranks)
+        assert done.returncode == 0, done.stdout + done.stderr
+        lines = (tmp_path / "output" / name / "metrics.jsonl").read_text().splitlines()
+        losses[ranks] = [record["loss"] for record in map(json.loads, lines) if "loss" in record]
+    assert len(losses[0]) == 4 and losses[0] == pytest.approx(losses[2], rel=1e-5)

@@ -1,0 +1,90 @@
+import json
+
+import numpy as np
+import paddle
+import pytest
+
+from rdrop_paddle.durability import checkpoint
+from rdrop_paddle.reporting.runlog import RunLog
+from rdrop_paddle.training import engine
+from rdrop_paddle.training.trainer import Trainer
+from rdrop_paddle.training.update_figures import FIGURES, is_finite
+from rdrop_paddle.vision.task import ImageClassification
+
+
+def trainer_with_bad_updates(config, bad):
+    """A trainer whose logits are not a number in the updates `bad`."""
+    trainer = Trainer(ImageClassification(config), config)
+    forward = trainer.task.forward
+
+    def forward_or_break(model, batch, passes=1):
+        logits, labels, pad_mask = forward(model, batch, passes)
+        broken = passes > 1 and trainer.updates_done + 1 in bad
+        return logits * (float("nan") if broken else 1.0), labels, pad_mask
+
+    trainer.task.forward = forward_or_break
+    return trainer
+
+
+def tensors(trainer):
+    """The bytes of all that an update moves, by name."""
+    found = checkpoint.model_arrays(trainer.task.model) | {f"ema {k}": v for k, v in trainer.average.arrays().items()}
+    momentum = checkpoint.momentum_arrays(trainer.task.model, trainer.optimizer, trainer.shards)
+    return {name: array.tobytes() for name, array in (found | {f"momentum {k}": v for k, v in momentum.items()}).items()}
+
+
+def test_an_update_that_is_not_finite_moves_nothing_and_the_others_as_ever(tiny_config, tmp_path):
+    overrides = ["train.skip_nonfinite=2", "train.ema_decay=0.9", "train.weight_decay=0.1", "train.warmup_steps=0"]
+    trainer = trainer_with_bad_updates(tiny_config(*overrides), bad=(1, 4))
+    trainer.task.model.head.bias.set_value(np.full(10, -0.0, "float32"))  # whose sign is a bit as any other
+    weights = [checkpoint.model_arrays(trainer.task.model)["head.bias"].tobytes()]
+    states, rates = [], []
+    for _ in range(5):
+        rates.append(trainer.optimizer.get_lr())
+        trainer.step(trainer.read()[0])
+        states.append(tensors(trainer))
+        weights.append(states[-1]["head.bias"])
+    assert weights[0] == weights[1] != weights[2]
+    assert not any(any(value) for name, value in states[0].items() if name.startswith("momentum"))  # created, and zero
+    assert states[2] == states[3]
+    for earlier, later in ((0, 1), (1, 2), (3, 4)):
+        assert all(states[earlier][name] != states[later][name] for name in states[0])
+    assert len(set(rates)) == 5  # the schedule goes on
+    assert trainer.fetch(tmp_path)["skipped"] == 2
+    assert all(np.isfinite(np.frombuffer(value, "float32")).all() for value in states[-1].values())
+
+
+def test_skipping_that_never_happens_changes_nothing(tiny_config, tmp_path):
+    found = []
+    for allowed in (0, 3):
+        paddle.seed(0)
+        config = tiny_config(f"train.skip_nonfinite={allowed}", "train.ema_decay=0.9")
+        trainer = Trainer(ImageClassification(config), config)
+        for _ in range(3):
+            trainer.step(trainer.read()[0])
+        found.append(tensors(trainer))
+        assert ("skipped" in trainer.fetch(tmp_path)) == (allowed > 0)
+    assert found[0] == found[1]
+
+
+def test_skipped_updates_are_counted_in_the_log_over_resumptions_and_one_too_many_stops(tiny_config):
+    config = tiny_config("train.skip_nonfinite=2", "train.steps=9")
+    trainer = trainer_with_bad_updates(config, bad=(2, 5, 7))
+    with RunLog(config) as log, pytest.raises(FloatingPointError, match="update 7: loss nan.*checkpoint: .*update-00000006"):
+        engine.train(trainer, log)
+    trainer = trainer_with_bad_updates(config, bad=(8,))
+    trainer.restore(log.folder)
+    assert (trainer.updates_done, trainer.skipped) == (6, 2)
+    with RunLog(config, kept_updates=6) as log, pytest.raises(FloatingPointError, match="update 8: loss nan"):
+        engine.train(trainer, log)
+    lines = (log.folder / "metrics.jsonl").read_text().splitlines()
+    records = [record for line in lines if "loss" in (record := json.loads(line, parse_constant=pytest.fail))]
+    assert [record["skipped"] for record in records] == [0, 1, 1, 1, 2, 2, 2]
+    assert [record["step"] for record in records if record["loss"] is None] == [2, 5]
+
+
+def test_only_loss_and_gradient_are_watched_and_of_scaled_gradients_the_loss():
+    finite = dict.fromkeys(FIGURES, 1.0)
+    for scaled, watched in ((False, {"loss", "grad_norm"}), (True, {"loss"})):
+        for value in (float("nan"), float("inf")):
+            assert {name for name in FIGURES if not is_finite(finite | {name: value}, scaled)} == watched

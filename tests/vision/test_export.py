@@ -1,0 +1,166 @@
+"""Exported folders: what is in them, that they are checked, and that they run without this project's code."""
+
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import paddle
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from rdrop_paddle import UserError, load_weights
+from rdrop_paddle.config import BASE
+from rdrop_paddle.durability.checkpoint import model_arrays, save_weights
+from rdrop_paddle.training import inference
+from rdrop_paddle.vision import export, prediction
+from rdrop_paddle.vision.pixels import normalise
+from rdrop_paddle.vision.task import ImageClassification
+
+
+@pytest.fixture
+def weights(tiny_config, tmp_path):
+    model = ImageClassification(tiny_config()).model
+    for seed, parameter in enumerate(model.parameters()):
+        parameter.set_value(np.random.default_rng(seed).normal(0, 0.3, parameter.shape).astype("float32"))
+    save_weights(model_arrays(model), tmp_path / "weights.safetensors")
+    return tmp_path / "weights.safetensors"
+
+
+@pytest.fixture
+def task(tiny_config, weights):
+    """A tiny model in training mode, and the report of loading its weights."""
+    task = ImageClassification(tiny_config("model.drop_rate=0.5"))
+    report = load_weights(task.model, weights)
+    task.model.train()
+    return task, report
+
+
+@pytest.fixture
+def main(tiny_overrides, weights, tmp_path, monkeypatch):
+    """main(*arguments) -> the tool's status; in this process, which has Paddle already."""
+    monkeypatch.chdir(tmp_path)
+    spec = importlib.util.spec_from_file_location("export_tool", ROOT / "tools" / "export.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+
+    def run(*arguments):
+        common = ["export.py", "-c", str(BASE), "--weights", str(weights)]
+        monkeypatch.setattr(sys, "argv", [*common, *map(str, arguments), "-o", *tiny_overrides])
+        return tool.main()
+
+    return run
+
+
+def predictor_of(folder):
+    description = json.loads((folder / export.DESCRIPTION).read_text())
+    return inference.load(str(folder / description["program"]), str(folder / description["parameters"]))
+
+
+def test_an_exported_model_gives_the_models_logits_at_any_batch_size_without_dropout(task, tmp_path):
+    task, report = task
+    checks = export.export(task, tmp_path / "exported", report)
+    assert [(check.runtime, check.batch, check.passed) for check in checks] == [
+        ("paddle.inference", batch, True) for batch in export.BATCHES
+    ]
+    predictor = predictor_of(tmp_path / "exported")
+    for count in (3, 7, 1):
+        images = np.random.default_rng(count).uniform(-1, 1, [count, 3, 8, 8]).astype("float32")
+        expected = task.model(paddle.to_tensor(images)).numpy()
+        assert not task.model.training and np.ptp(expected) > 1
+        found = inference.run(predictor, paddle.to_tensor(images))
+        np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_the_description_says_what_the_files_are(task, weights, tmp_path):
+    task, report = task
+    export.export(task, tmp_path / "exported", report)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "exported").iterdir()}
+    description = json.loads(files.pop(export.DESCRIPTION))
+    assert {description["program"], description["parameters"]} == set(files)
+    assert description["sha256"] == {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    assert description["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert description["class_names"] == list("0123456789") and description["image_size"] == 8
+    assert [check["batch"] for check in description["checks"]] == list(export.BATCHES)
+    grey = paddle.full([1, 1, 1, 3], 51, "uint8")
+    described = (51 / 255 - description["mean"][0]) / description["std"][0]
+    np.testing.assert_allclose(normalise(grey).numpy().ravel(), described, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [lambda logits: logits * 1.001, lambda logits: logits * np.nan, lambda logits: logits[:, 1:]])
+def test_an_export_with_other_logits_is_not_kept(main, tmp_path, monkeypatch, capsys, wrong):
+    monkeypatch.setattr(inference, "run", lambda *given, run=inference.run: wrong(run(*given)))
+    assert main("--output", tmp_path / "exported") == 1
+    printed = capsys.readouterr()
+    assert "bound 1e-05  FAIL" in printed.out and "gives other logits" in printed.err
+    assert not list(tmp_path.glob("exported*"))
+
+
+def test_requests_that_cannot_end_well_are_refused(main, tmp_path, monkeypatch):
+    (tmp_path / "exported").mkdir()
+    with pytest.raises(UserError, match="exported exists already: choose another name"):
+        main("--output", tmp_path / "exported")
+    with pytest.raises(UserError, match="required: --output"):
+        main()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write .*: Not a directory"):
+        main("--output", tmp_path / "file" / "exported")
+    monkeypatch.setattr(export.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(UserError, match="cannot write .*new: No space left on device for 1 MB; free some space"):
+        main("--output", tmp_path / "new")
+    assert not list(tmp_path.glob("new*"))
+    monkeypatch.setattr(paddle, "__version__", "2.6.2")
+    with pytest.raises(UserError, match="--onnx needs Paddle 3 and this is 2.6.2"):
+        main("--output", tmp_path / "new", "--onnx")
+
+
+def test_onnx_without_its_packages_names_the_command(main, tmp_path, monkeypatch):
+    monkeypatch.setattr(paddle, "__version__", "3.3.1")
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="--onnx needs paddle2onnx: pip install -r requirements-onnx.txt"):
+        main("--output", tmp_path / "new", "--onnx")
+
+
+def test_onnx_gives_the_same_logits(main, tmp_path, capsys):
+    if paddle.__version__.startswith("2."):
+        pytest.skip("paddle2onnx needs Paddle 3")
+    pytest.importorskip("paddle2onnx", reason="paddle2onnx is not installed: requirements-onnx.txt")
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: requirements-onnx.txt")
+    assert main("--output", tmp_path / "exported", "--onnx") == 0
+    assert len(re.findall(r"^onnxruntime +batch .* PASS$", capsys.readouterr().out, re.MULTILINE)) == len(export.BATCHES)
+    images = np.random.default_rng(9).uniform(-1, 1, [3, 3, 8, 8]).astype("float32")
+    session = runtime.InferenceSession(str(tmp_path / "exported" / export.ONNX))
+    (by_onnx,) = session.run(None, {"images": images})
+    by_paddle = inference.run(predictor_of(tmp_path / "exported"), paddle.to_tensor(images))
+    assert isinstance(session.get_inputs()[0].shape[0], str)  # a name, not a number: any batch size
+    np.testing.assert_allclose(by_onnx, by_paddle, atol=1e-5 * np.abs(by_paddle).max())
+
+
+@pytest.mark.parametrize("depth", ["8 bits of RGB", "16 bits of grey"])
+def test_the_example_needs_the_exported_folder_alone_and_answers_as_predict(task, tmp_path, depth):
+    task, report = task
+    export.export(task, tmp_path / "exported", report)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    shades = np.linspace(0, 127, 11 * 9 * 3).reshape(11, 9, 3) + np.random.default_rng(0).choice([0, 128], [11, 9, 3])
+    pixels = shades.astype("uint8") if depth == "8 bits of RGB" else (257 * shades[..., 0]).astype("uint16")
+    Image.fromarray(pixels).save(tmp_path / "image.png", exif=turned)
+    shutil.copy(ROOT / "examples" / "inference.py", tmp_path)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, "inference.py", "exported", "image.png", "--threads", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (answer,) = prediction.predict(task, [tmp_path / "image.png"])
+    *classes, latency, throughput = done.stdout.splitlines()
+    assert len(classes) == 5 and classes[0].split()[1] == str(prediction.top(answer, 1)[0])
+    for probability, label in map(str.split, classes):
+        assert float(probability) == pytest.approx(answer.probabilities[int(label)], abs=0.003)  # Pillow rounds the pixels
+    assert re.fullmatch(r"latency +\d+\.\d ms for one image, the median of 20 runs", latency)
+    assert re.fullmatch(r"throughput +\d+\.\d images/s, 16 at once, 1 threads", throughput)
