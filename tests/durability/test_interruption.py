@@ -8,7 +8,7 @@ from pathlib import Path
 
 import paddle
 import pytest
-from test_tools import training_records
+from conftest import logged
 
 from rdrop_paddle.durability import checkpoint, interruption
 from rdrop_paddle.durability.interruption import Interruption
@@ -78,18 +78,18 @@ MOMENTS = [
 
 def test_a_run_stopped_by_sigterm_at_any_moment_resumes_exactly(train, tmp_path):
     score, weights = train("straight")
-    records = training_records(tmp_path / "output" / "straight")
+    records = logged(tmp_path / "output" / "straight")
     for number, (moment, update) in enumerate(MOMENTS):
         folder = tmp_path / "output" / str(number)
         assert train(folder.name, **moment)[0] is None
         last_line = (folder / "train.log").read_text().splitlines()[-1]
         assert last_line == f"stopped by SIGTERM after update {update}; continue with --resume"
         assert checkpoint.latest(folder).name == f"update-{update:08d}"
-        assert not any(record.get("final") for record in training_records(folder))
+        assert not any(record.get("final") for record in logged(folder))
         again, resumed = train(folder.name, resume=True)
         assert again == score, moment
         assert all(weights[name].tobytes() == resumed[name].tobytes() for name in weights), moment
-        assert training_records(folder) == records, moment
+        assert logged(folder) == records, moment
 
 
 def test_a_second_signal_does_no_harm(signals):
