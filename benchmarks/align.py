@@ -12,14 +12,14 @@ import numpy as np
 import paddle
 import torch
 
-from rdrop_paddle.config import BASE, load_config
+from rdrop_paddle import load_config
+from rdrop_paddle.config import data_root
 from rdrop_paddle.console import say
 from rdrop_paddle.durability import files
 from rdrop_paddle.durability.checkpoint import model_arrays
 from rdrop_paddle.loss import RDropLoss
 from rdrop_paddle.training.trainer import Trainer
 from rdrop_paddle.vision.architectures import ARCHITECTURES
-from rdrop_paddle.vision.data import data_root
 from rdrop_paddle.vision.task import ImageClassification
 from rdrop_paddle.vision.weights import load_weights
 
@@ -99,7 +99,7 @@ class Alignment:
     def forward_and_metric(self):
         """Logits and every block's output of 64 images at 224 px, the weights' own 1000-class head; then the counts."""
         classes = "model.classes=1000" if self.weights else self.data[1]
-        config = load_config(BASE, [*SETTINGS, *self.data, "model.image_size=224", classes])
+        config = load_config(None, [*SETTINGS, *self.data, "model.image_size=224", classes])
         task, reference = self.models(config, reset_head=False)
         pixels, labels = self.images(224, 64)
         found, expected = {}, {}
@@ -114,7 +114,7 @@ class Alignment:
         found["logits"], expected["logits"] = logits.numpy(), reference_logits.numpy()
         # labels that the model often meets: its own answer for every other image
         labels[::2] = expected["logits"].argmax(-1)[::2]
-        correct = task.counts(logits, paddle.to_tensor(labels), None).numpy()[:1]
+        correct = task.counts(logits, paddle.to_tensor(labels)).numpy()[:1]
         reference_correct = (reference_logits.argmax(-1) == torch.from_numpy(labels)).sum().reshape(1).numpy()
         return [
             self.compare("forward", "logits", *({"logits": x["logits"]} for x in (found, expected)), 1e-5),
@@ -124,7 +124,7 @@ class Alignment:
 
     def images(self, size, count):
         """(float32 [count, 3, size, size], labels int64 [count]) of the test set, as the model sees them."""
-        config = load_config(BASE, [*SETTINGS, *self.data, f"model.image_size={size}", f"eval.batch_size={count}"])
+        config = load_config(None, [*SETTINGS, *self.data, f"model.image_size={size}", f"eval.batch_size={count}"])
         task = ImageClassification(config)
         batch = next(iter(task.batches("test")))
         return task.model_input(batch), batch[-2].numpy()
@@ -194,7 +194,7 @@ class Alignment:
         in any link, it would be near chance.
         """
         config = load_config(
-            BASE, [*SETTINGS, *self.data, "model.image_size=96", "data.images_per_class=50", "data.crop_scale=1"]
+            None, [*SETTINGS, *self.data, "model.image_size=96", "data.images_per_class=50", "data.crop_scale=1"]
         )
         task, _ = self.models(config, reset_head=True)
         train, train_labels = self._features(task, "train", 5000)
@@ -238,7 +238,7 @@ class TrainingPair:
     """This package's Trainer and the same training in plain torch, with the same images and dropout masks."""
 
     def __init__(self, alignment):
-        config = load_config(BASE, [*SETTINGS, *alignment.data, "model.image_size=96", f"model.drop_rate={DROP_RATE}"])
+        config = load_config(None, [*SETTINGS, *alignment.data, "model.image_size=96", f"model.drop_rate={DROP_RATE}"])
         task, self.reference = alignment.models(config, reset_head=True)
         self.masks = Masks()
         self.masks.inject_into(task.model)

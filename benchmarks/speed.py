@@ -1,11 +1,12 @@
 """Speed and memory of training or evaluation, alone or side by side with torch or with other settings.
 
-A measurement is a fresh set of processes (speed_paddle.py under Paddle's launcher, or speed_torch.py) that warms up and then
+A measurement is a fresh set of processes (speed_paddle.py under Paddle's launcher, or torch_TASK.py) that warms up and then
 times updates, or an evaluation of eval.split from its beginning to its end. Two sides take turns, A B A B ..., and are compared
 pair by pair, because the speed of a machine drifts.
 """
 
 import argparse
+import importlib
 import json
 import os
 import statistics
@@ -16,15 +17,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Optional
 
-from rdrop_paddle import command_line
-from rdrop_paddle.config import load_config
+from rdrop_paddle import command_line, load_config
 from rdrop_paddle.console import say
 from rdrop_paddle.errors import UserError
-from rdrop_paddle.vision.architectures import with_numbers
 
 HERE = Path(__file__).resolve().parent
-MODEL_NUMBERS = ("image_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "classes", "drop_rate")
-TORCH_BATCHES, TORCH_REPEATS = 4, 6  # of an evaluation in torch: batches, and how often it runs through them
+TORCH_REPEATS = 6  # of an evaluation in torch: how often it runs through its batches
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Side:
     ranks: int = 1
     threads: Optional[int] = None  # of a rank; None = its share of the cores
     framework: str = "paddle"
-    torch_micro_batch: Optional[int] = None  # images per forward in torch; None = the global batch at once
+    torch_micro_batch: Optional[int] = None  # samples per forward in torch; None = the global batch at once
     warmup: int = 1  # updates that are not counted; an evaluation in Paddle is counted from its start
     repeats: int = 6  # that are
 
@@ -68,9 +66,9 @@ class Side:
 class Measurement:
     """One run of a side; sums over its ranks, medians over its repeats."""
 
-    images_per_second: float
-    updates_per_second: float  # of an evaluation: passes over the images
-    reader_share: float  # of the time; the torch side is given its images for nothing
+    throughput: float  # images/s, tokens/s, ..., as the task counts
+    updates_per_second: float  # of an evaluation: passes over the data
+    reader_share: float  # of the time; the torch side is given its data for nothing
     peak_memory: float  # GB resident, with pages that ranks share counted once
     gflop: float  # of the matrix products per update as the method prescribes them
     ceiling: float  # GFLOP/s of a large square product on all ranks at once
@@ -90,14 +88,12 @@ def measure(side):
     say(f"measuring {side.label()}")
     overrides = [*side.overrides, *side.changes]
     config = load_config(side.config, overrides)
-    numbers = with_numbers(config.model)
-    model = {name: getattr(numbers, name) for name in MODEL_NUMBERS}
-    images = TORCH_BATCHES * config.eval.batch_size if side.evaluation else config.train.batch_size
     with tempfile.TemporaryDirectory() as folder:
         specification = Path(folder, "specification.json")
-        specification.write_text(json.dumps(asdict(side) | dict(overrides=overrides, model=model, images=images)))
+        specification.write_text(json.dumps(asdict(side) | dict(overrides=overrides)))
         launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", str(side.ranks), "--log_dir", f"{folder}/log"]
-        worker = [str(HERE / f"speed_{side.framework}.py"), str(specification), folder]
+        script = "speed_paddle.py" if side.framework == "paddle" else f"torch_{config.task}.py"
+        worker = [str(HERE / script), str(specification), folder]
         command = [sys.executable, *(launch if side.ranks > 1 else []), *worker]
         environment = os.environ | {"OMP_NUM_THREADS": str(side.thread_count())}
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
@@ -106,34 +102,22 @@ def measure(side):
             log = Path(folder, "log", "workerlog.0")
             said = (log.read_text() if log.exists() else done.stdout).strip().splitlines() or ["nothing was printed"]
             raise UserError(f"{side.label()} failed: {said[-1]}")
-    flop = forward_flop(**model) * found[0]["images"] * (1 if side.evaluation else 3 * config.rdrop.passes)
-    return _over_ranks(found, flop)
+    work = importlib.import_module(f"benchmarks.{config.task}").forward_flop(config.model)
+    return _over_ranks(found, work * (1 if side.evaluation else 3 * config.rdrop.passes))
 
 
 def _over_ranks(found, flop):
+    """`flop`: of one position, in all its forwards and backwards."""
     first = found[0]
-    seconds = statistics.median(first["seconds"])
+    throughput = statistics.median(count / seconds for count, seconds in zip(first["positions"], first["seconds"]))
     return Measurement(
-        images_per_second=first["images"] / seconds,
-        updates_per_second=1 / seconds,
+        throughput=throughput,
+        updates_per_second=1 / statistics.median(first["seconds"]),
         reader_share=first["reading"] / sum(first["seconds"]),
         peak_memory=sum(rank["peak_memory"] for rank in found),
-        gflop=flop / 1e9,
+        gflop=flop * statistics.median(first["positions"]) / 1e9,
         ceiling=sum(rank["ceiling"] for rank in found),
     )
-
-
-def forward_flop(*, image_size, patch_size, embed_dim, depth, mlp_ratio, classes, **_ignored):
-    """Floating point operations of the matrix products in one image's forward, two for each multiplication.
-
-    The whole network for every token: what an implementation saves counts as speed. Training takes three times that.
-    """
-    patches = (image_size // patch_size) ** 2
-    tokens = patches + 1
-    linear = tokens * embed_dim**2 * (3 + 1 + 2 * mlp_ratio)
-    attention = 2 * tokens**2 * embed_dim
-    embedding = patches * 3 * patch_size**2 * embed_dim
-    return 2 * (depth * (linear + attention) + embedding + embed_dim * classes)
 
 
 def take_turns(sides, rounds):
@@ -142,22 +126,22 @@ def take_turns(sides, rounds):
 
 
 def ratios(rounds):
-    """images/s of the first side over the second's, one for each pair."""
-    return [first.images_per_second / second.images_per_second for first, second in rounds]
+    """Throughput of the first side over the second's, one for each pair."""
+    return [first.throughput / second.throughput for first, second in rounds]
 
 
-def table(sides, rounds):
-    """Medians over the rounds as a Markdown table, the range of images/s in brackets."""
+def table(sides, rounds, unit):
+    """Medians over the rounds as a Markdown table, the range of throughput, in `unit` a second, in brackets."""
     lines = [
-        "| | images/s | updates/s | reader | peak memory | GFLOP per update | share of the ceiling |",
+        f"| | {unit}/s | updates/s | reader | peak memory | GFLOP per update | share of the ceiling |",
         "|---|---|---|---|---|---|---|",
     ]
     for side, runs in zip(sides, zip(*rounds)):
-        speeds = [run.images_per_second for run in runs]
+        speeds = [run.throughput for run in runs]
         m = Measurement(*(statistics.median(getattr(run, f.name) for run in runs) for f in fields(Measurement)))
         cells = [
             side.label(),
-            f"{m.images_per_second:.2f} ({min(speeds):.2f} to {max(speeds):.2f})",
+            f"{m.throughput:.2f} ({min(speeds):.2f} to {max(speeds):.2f})",
             f"{m.updates_per_second:.3f}",
             f"{m.reader_share:.1%}" if side.framework == "paddle" else "-",
             f"{m.peak_memory:.2f} GB",
@@ -173,11 +157,16 @@ def ratio_text(values):
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f}, {len(values)} rounds)"
 
 
-def as_json(sides, rounds):
+def as_json(sides, rounds, unit):
     """Everything that was measured, as a dictionary."""
     found = {"sides": [asdict(side) | {"label": side.label()} for side in sides]}
-    found["rounds"] = [[asdict(measurement) for measurement in each] for each in rounds]
+    found["rounds"] = [[_as_json(measurement, unit) for measurement in each] for each in rounds]
     if len(sides) == 2:
         values = ratios(rounds)
         found["ratio"] = {"median": statistics.median(values), "min": min(values), "max": max(values), "pairs": values}
     return found
+
+
+def _as_json(measurement, unit):
+    figures = asdict(measurement)
+    return {f"{unit}_per_second": figures.pop("throughput"), **figures}

@@ -16,31 +16,29 @@ def main():
     import paddle
 
     from rdrop_paddle import ranks
+    from rdrop_paddle.tasks import build_task
     from rdrop_paddle.training import engine
     from rdrop_paddle.training.trainer import Trainer
-    from rdrop_paddle.vision.task import ImageClassification
 
     chosen = speed_worker.specification()
     config = load_config(chosen["config"], [*chosen["overrides"], "model.weights=''"])
     rank, _ = ranks.start()
-    task = ImageClassification(config)
-    images = task.size(config.eval.split) if chosen["evaluation"] else config.train.batch_size
+    task = build_task(config)
     trainer = None if chosen["evaluation"] else Trainer(task, config)
 
     def evaluation():
         engine.evaluate(task, config.eval.split)
-        return 0.0
+        return task.size(config.eval.split), 0.0
 
     def update():
         micro_batches, reading = trainer.read()
         trainer.step(micro_batches)
-        trainer.fetch(sys.argv[2])  # waits for the device
-        return reading
+        return trainer.fetch(sys.argv[2])["positions"], reading  # waits for the device
 
     ranks.wait_for_all()
     ceiling = speed_worker.fastest_product(paddle.ones)
     once = evaluation if chosen["evaluation"] else update
-    speed_worker.report(once, rank=rank, images=images, ceiling=ceiling)
+    speed_worker.report(once, rank=rank, ceiling=ceiling)
     return 0
 
 

@@ -10,21 +10,23 @@ PRODUCT, PRODUCTS = 1536, 10  # side of the square matrices, and how many produc
 
 
 def specification():
-    """The Side that is measured, as a dictionary, with the model's numbers; the first argument names the file."""
+    """The Side that is measured, as a dictionary; the first argument names the file."""
     return json.loads(Path(sys.argv[1]).read_text())
 
 
-def report(once, *, rank, images, ceiling):
-    """Call `once()`, which returns the seconds it spent reading, and write FOLDER/rank-N.json; `images` of all ranks."""
+def report(once, *, rank, ceiling):
+    """Call `once()`, which returns the positions of all ranks and the seconds spent reading, and write FOLDER/rank-N.json."""
     chosen, folder = specification(), Path(sys.argv[2])
     for _ in range(chosen["warmup"]):
         once()
-    seconds, reading = [], 0.0
+    seconds, counts, reading = [], [], 0.0
     for _ in range(chosen["repeats"]):
         start = time.perf_counter()
-        reading += once()
+        positions, spent = once()
         seconds.append(time.perf_counter() - start)
-    figures = dict(seconds=seconds, reading=reading, images=images, ceiling=ceiling, peak_memory=peak_memory())
+        counts.append(positions)
+        reading += spent
+    figures = dict(seconds=seconds, positions=counts, reading=reading, ceiling=ceiling, peak_memory=peak_memory())
     (folder / f"rank-{rank}.json").write_text(json.dumps(figures))
 
 

@@ -8,7 +8,7 @@ _HOMES = {
     "compute_kl_loss": "loss",
     "VisionTransformer": "vision.model",
     "build_model": "vision.model",
-    "load_config": "config",
+    "load_config": "tasks",
     "Config": "config",
     "load_weights": "vision.weights",
     "evaluate": "training.engine",

@@ -1,28 +1,23 @@
-"""The configuration: typed dataclasses here, defaults in configs/base.yaml, a YAML file and `key=value` overrides on top.
+"""The configuration as typed dataclasses: what all tasks share; a task adds sections of its own in a subclass of Config.
 
-config = load_config("configs/vit_b16_cifar100_rdrop.yaml", ["model.image_size=224"])
+config_layers.py merges defaults, files and overrides into one of them, and tasks.py knows the subclass of each task.
 """
 
-import difflib
-from dataclasses import asdict, dataclass, field, fields
+import os
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Optional
+from typing import Any, ClassVar, Dict, NamedTuple, Optional, Tuple
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from .errors import UserError
 
-BASE = Path(__file__).resolve().parent.parent / "configs" / "base.yaml"
 OTHER_MASKS = "the samples and the mathematics are the same, but dropout masks differ from here on"
 ROUNDING = "the result is the same up to rounding"
 # keys that may change when a run is resumed, and what the log then says; a change of any other would change the result
 FREE = {
     "name": None,
     "output": None,
-    "data.path": None,  # checkpoints know the data by their content
-    "data.workers": None,
     "train.micro_batch_size": OTHER_MASKS,
     "train.recompute": ROUNDING,
     "train.sharding": ROUNDING,
@@ -33,130 +28,141 @@ FREE = {
     "train.collective_timeout": None,
     "eval.split": None,
     "eval.batch_size": None,
-    "eval.target_accuracy": None,
+    "eval.target": None,
 }
 
 
-def changeable(settings):
-    """FREE, less what changes the result with these `settings`, a {key: value}: a summed KL grows with the micro-batch."""
-    summed = settings["rdrop.reduction"] == "sum" and settings["rdrop.alpha"] > 0
-    return {key: note for key, note in FREE.items() if not (summed and key == "train.micro_batch_size")}
+def data_root():
+    """The folder of data and weights: RDROP_DATA, or ~/.cache/rdrop."""
+    return Path(os.environ.get("RDROP_DATA") or "~/.cache/rdrop").expanduser()
 
 
-def _within(low=None, high=None, above=None):
+def within(low=None, high=None, above=None):
+    """A field of a section: a number in these bounds."""
     return field(metadata={"low": low, "high": high, "above": above})
 
 
-def _one_of(*choices):
+def one_of(*choices):
+    """A field of a section: one of these values."""
     return field(metadata={"choices": choices})
 
 
-@dataclass
-class ModelConfig:
+class Measure(NamedTuple):
+    """The leading score of a task: it selects the best weights, meets eval.target, and is what tables and figures compare."""
+
     name: str
-    patch_size: Optional[int] = _within(low=1)
-    embed_dim: Optional[int] = _within(low=1)
-    depth: Optional[int] = _within(low=1)
-    num_heads: Optional[int] = _within(low=1)
-    mlp_ratio: Optional[float] = _within(above=0)
-    image_size: int = _within(low=1)
-    classes: int = _within(low=1)
-    drop_rate: float = _within(low=0, high=1)
-    proj_drop_rate: float = _within(low=0, high=1)
-    qkv_bias: bool
-    epsilon: float = _within(above=0)
-    weights: str
+    higher_is_better: bool = True
+    in_percent: bool = False  # a share from 0 to 1, which tables and figures give in %
+    decimals: int = 4  # that a target is printed with
+    quotient_of: Tuple[str, str] = ()  # the two integers beside the score that it is the exact quotient of, if there are such
 
+    def is_better(self, value, other):
+        return value > other if self.higher_is_better else value < other
 
-@dataclass
-class DataConfig:
-    name: str = _one_of("cifar100", "cifar10", "digits", "folder")
-    path: str
-    images_per_class: Optional[int] = _within(low=1)
-    val_fraction: float = _within(low=0, high=0.9)
-    crop_scale: float = _within(above=0, high=1)
-    flip: bool
-    workers: int = _within(low=0)
+    def reaches(self, value, target):
+        return value == target or self.is_better(value, target)
+
+    def shown(self, row):
+        """The number as tables and figures give it, from a {column: text} of runs.csv, whose score is rounded."""
+        numerator, denominator = (
+            (int(row[name]) for name in self.quotient_of) if self.quotient_of else (float(row[self.name]), 1)
+        )
+        return (100 if self.in_percent else 1) * numerator / denominator
+
+    def label(self):
+        return f"{self.name}, %" if self.in_percent else self.name
 
 
 @dataclass
 class TrainConfig:
-    steps: int = _within(low=1)
-    batch_size: int = _within(low=1)
-    micro_batch_size: int = _within(low=1)
-    lr: float = _within(low=0)
-    warmup_steps: int = _within(low=0)
-    clip_norm: Optional[float] = _within(above=0)
-    momentum: float = _within(low=0, high=1)
-    weight_decay: float = _within(low=0)
-    ema_decay: Optional[float] = _within(low=0, high=1)
-    skip_nonfinite: int = _within(low=0)
+    steps: int = within(low=1)
+    batch_size: Optional[int] = within(low=1)
+    micro_batch_size: Optional[int] = within(low=1)
+    accumulation: Optional[int] = within(low=1)
+    lr: float = within(low=0)
+    warmup_steps: int = within(low=0)
+    clip_norm: Optional[float] = within(above=0)
+    momentum: float = within(low=0, high=1)
+    weight_decay: float = within(low=0)
+    ema_decay: Optional[float] = within(low=0, high=1)
+    skip_nonfinite: int = within(low=0)
     recompute: bool
-    amp: str = _one_of("off", "O1", "O2")
-    amp_dtype: str = _one_of("bfloat16", "float16")
-    sharding: int = _one_of(0, 1, 2)
-    seed: int = _within(low=0, high=2**32 - 1)
-    log_every: int = _within(low=1)
-    eval_every: int = _within(low=1)
-    save_every: int = _within(low=1)
-    collective_timeout: int = _within(low=5)
+    amp: str = one_of("off", "O1", "O2")
+    amp_dtype: str = one_of("bfloat16", "float16")
+    sharding: int = one_of(0, 1, 2)
+    seed: int = within(low=0, high=2**32 - 1)
+    log_every: int = within(low=1)
+    eval_every: int = within(low=1)
+    save_every: int = within(low=1)
+    collective_timeout: int = within(low=5)
 
 
 @dataclass
 class RDropConfig:
-    passes: int = _one_of(1, 2)
-    alpha: float = _within(low=0)
-    reduction: str = _one_of("batchmean", "mean", "sum")
-    shared_blocks: int = _within(low=0)
+    passes: int = one_of(1, 2)
+    alpha: float = within(low=0)
+    reduction: str = one_of("batchmean", "mean", "sum")
+    shared_blocks: int = within(low=0)
     stop_target_gradient: bool
 
 
 @dataclass
 class EvalConfig:
-    split: str = _one_of("test", "val")
-    batch_size: int = _within(low=1)
-    target_accuracy: Optional[float] = _within(low=0, high=1)
+    split: str = one_of("test", "val")
+    batch_size: int = within(low=1)
+    target: Optional[float] = within(low=0)
 
 
 @dataclass
 class Config:
+    """A subclass gives `model` and `data` their types, may add sections, and says what its task is counted in and led by."""
+
+    task: str
     name: str
     output: str
-    model: ModelConfig
-    data: DataConfig
+    model: Any
+    data: Any
     train: TrainConfig
     rdrop: RDropConfig
     eval: EvalConfig
+
+    unit: ClassVar[str]  # what throughput is counted in: one of them is a position of the loss
+    columns: ClassVar[Tuple[str, ...]] = ("train.lr", "rdrop.passes", "rdrop.alpha", "rdrop.shared_blocks")  # of each runs.csv
+    measure: ClassVar[Measure]
+    free: ClassVar[Dict[str, Optional[str]]] = {}  # as FREE, of the sections of the task
+    former_names: ClassVar[Dict[str, str]] = {}  # {key in older configs: key now}
 
     def to_yaml(self):
         """The whole configuration as YAML; `load_config` reads it back as it is."""
         return yaml.safe_dump(asdict(self), sort_keys=False)
 
+    def changeable(self):
+        """FREE and `free`, less what changes the result with these settings: a summed KL grows with the micro-batch."""
+        summed = self.rdrop.reduction == "sum" and self.rdrop.alpha > 0
+        return {key: note for key, note in (FREE | self.free).items() if not (summed and key == "train.micro_batch_size")}
 
-def load_config(path=BASE, overrides=()):
-    """configs/base.yaml, then the YAML file `path`, then `overrides` such as "train.steps=300", as a checked Config.
+    def has_held_out(self):
+        """Whether there is a part "val" to select the best weights by."""
+        return True
 
-    Raises:
-        UserError: an unreadable file, an unknown key, a wrong type, a value out of range, or values that
-            contradict each other; the message names the place and, for a key, the nearest valid one.
-    """
-    merged = OmegaConf.structured(Config)
-    for source, layer in [(BASE, read_yaml(BASE)), (path, read_yaml(path)), *((o, _parse(o)) for o in overrides)]:
-        try:
-            merged = OmegaConf.merge(merged, layer)
-        except ConfigKeyError as error:
-            raise UserError(_unknown_key(source, error.full_key)) from None
-        except (OmegaConfBaseException, TypeError, ValueError) as error:
-            raise UserError(in_one_line(source, error)) from None
-    try:
-        config = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise UserError(in_one_line(path, error)) from None
-    if config.train.amp == "False":
-        config.train.amp = "off"  # YAML reads a bare off as false
-    _check_ranges(config)
-    _check_consistency(config)
-    return config
+    def hyper_parameters(self):
+        """{name: number or word} of what runs are most often told apart by."""
+        names = ("lr", "seed", "steps", "batch_size", "warmup_steps")
+        return {"passes": self.rdrop.passes, "alpha": self.rdrop.alpha} | {key: getattr(self.train, key) for key in names}
+
+    def check(self):
+        """Raises a UserError when values contradict each other."""
+        _check_training(self.train)
+        if self.rdrop.passes == 1 and self.rdrop.alpha > 0:
+            raise UserError(f"rdrop.alpha is {self.rdrop.alpha} but rdrop.passes is 1: set rdrop.passes=2, or rdrop.alpha=0")
+        if self.rdrop.passes == 1 and self.rdrop.shared_blocks > 0:
+            raise UserError(
+                f"rdrop.shared_blocks is {self.rdrop.shared_blocks} but rdrop.passes is 1: one pass has nothing to share"
+            )
+        if self.measure.in_percent and (self.eval.target or 0) > 1:
+            raise UserError(f"eval.target is {self.eval.target}: {self.measure.name} is from 0 to 1")
+        if self.name in ("", ".", "..") or Path(self.name).name != self.name:
+            raise UserError(f"name is {self.name!r}: give a plain folder name")
 
 
 def accumulation(train, ranks):
@@ -176,6 +182,33 @@ def accumulation(train, ranks):
     return train.batch_size // unit
 
 
+def share_of_update(train, rank, ranks):
+    """How many micro-batches of each update this rank computes: the ranks take turns on the list of all of them.
+
+    Raises:
+        UserError: some rank would have none, or samples do not divide, see `accumulation`.
+    """
+    if train.accumulation is None:
+        return accumulation(train, ranks)
+    if train.accumulation < ranks:
+        raise UserError(
+            f"train.accumulation is {train.accumulation}, which leaves some of {ranks} ranks without a micro-batch: "
+            f"start fewer, or set train.accumulation={ranks} and shorter micro-batches"
+        )
+    return len(range(rank, train.accumulation, ranks))
+
+
+def check_ranks(train, ranks):
+    """Refuse settings that this number of ranks cannot have.
+
+    Raises:
+        UserError: micro-batches that the ranks cannot share, or sharding over one rank.
+    """
+    share_of_update(train, 0, ranks)
+    if train.sharding and ranks == 1:
+        raise UserError(f"train.sharding is {train.sharding} but there is one rank only: start several, or train.sharding=0")
+
+
 def flatten(tree, prefix=""):
     """{"train.lr": 0.1, ...} of nested dicts."""
     flat = {}
@@ -184,105 +217,12 @@ def flatten(tree, prefix=""):
     return flat
 
 
-def check_ranks(train, ranks):
-    """Refuse settings that this number of ranks cannot have.
-
-    Raises:
-        UserError: a batch size that does not divide, or sharding over one rank.
-    """
-    accumulation(train, ranks)
-    if train.sharding and ranks == 1:
-        raise UserError(f"train.sharding is {train.sharding} but there is one rank only: start several, or train.sharding=0")
-
-
-def read_yaml(path):
-    """A YAML mapping as an omegaconf one; raises a UserError when there is none to be read."""
-    try:
-        layer = OmegaConf.load(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the config {path}: {getattr(error, 'strerror', None) or error}") from None
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(in_one_line(path, error)) from None
-    if not OmegaConf.is_dict(layer):
-        raise UserError(f"{path}: not a YAML mapping such as 'train: {{steps: 300}}'")
-    return layer
-
-
-def _parse(override):
-    key, equals, _ = override.partition("=")
-    if not (key and equals):
-        raise UserError(f"-o {override}: write key=value, for example train.steps=300")
-    try:
-        return OmegaConf.from_dotlist([override])
-    except (OmegaConfBaseException, yaml.YAMLError, TypeError, ValueError) as error:
-        raise UserError(in_one_line(override, error)) from None
-
-
-def in_one_line(source, error):
-    """The text of a UserError for what omegaconf or yaml found wrong in `source`."""
-    message = str(error).split("\n")[0].strip()
-    key = getattr(error, "full_key", None)
-    mark = getattr(error, "problem_mark", None)
-    place = f", {key}" if key else f", line {mark.line + 1}" if mark else ""
-    return f"{source}{place}: {message}"
-
-
-def _unknown_key(source, key):
-    near = difflib.get_close_matches(key, _keys(Config), n=1, cutoff=0)
-    return f"{source}: unknown key {key}; the nearest valid key is {near[0]}"
-
-
-def _keys(section, prefix=""):
-    for f in fields(section):
-        yield prefix + f.name
-        if hasattr(f.type, "__dataclass_fields__"):
-            yield from _keys(f.type, f"{prefix}{f.name}.")
-
-
-def _check_ranges(section, prefix=""):
-    for f in fields(section):
-        value, key, limits = getattr(section, f.name), prefix + f.name, f.metadata
-        if hasattr(value, "__dataclass_fields__"):
-            _check_ranges(value, f"{key}.")
-        elif value is None or not limits:
-            continue
-        elif "choices" in limits:
-            if value not in limits["choices"]:
-                raise UserError(f"{key} is {value}: give one of {', '.join(map(str, limits['choices']))}")
-        elif not _is_within(value, **limits):
-            raise UserError(f"{key} is {value}: give a number {_range_text(**limits)}")
-
-
-def _is_within(value, low, high, above):
-    # written so that NaN fails; infinity is never a sensible setting
-    return (
-        abs(value) < float("inf")
-        and (low is None or value >= low)
-        and (above is None or value > above)
-        and (high is None or value <= high)
-    )
-
-
-def _range_text(low, high, above):
-    start = f"above {above}" if above is not None else f">= {low}"
-    return start if high is None else f"{start} and <= {high}"
-
-
-def _check_consistency(config):
-    train, rdrop = config.train, config.rdrop
+def _check_training(train):
     if train.warmup_steps >= train.steps:
         raise UserError(f"train.warmup_steps {train.warmup_steps} must be below train.steps {train.steps}")
-    if rdrop.passes == 1 and rdrop.alpha > 0:
-        raise UserError(f"rdrop.alpha is {rdrop.alpha} but rdrop.passes is 1: set rdrop.passes=2, or rdrop.alpha=0")
-    if rdrop.passes == 1 and rdrop.shared_blocks > 0:
-        raise UserError(f"rdrop.shared_blocks is {rdrop.shared_blocks} but rdrop.passes is 1: one pass has nothing to share")
     if train.sharding and train.amp != "off" and train.amp_dtype == "float16":
         raise UserError("train.sharding and float16, whose loss scaling looks at all gradients: train.amp_dtype=bfloat16")
     if train.sharding == 2 and train.amp == "O2":
         raise UserError("train.sharding is 2 and train.amp O2, which would add gradients up in 16 bits: train.amp=O1")
     if train.skip_nonfinite and (train.amp == "O2" or (train.amp == "O1" and train.amp_dtype == "float16")):
         raise UserError("train.skip_nonfinite needs train.amp off, or O1 with bfloat16: float16's loss scaling skips by itself")
-    if config.eval.split == "val" and config.data.val_fraction == 0:
-        raise UserError("eval.split is val but data.val_fraction is 0, which holds out nothing: raise it")
-    if config.name in ("", ".", "..") or Path(config.name).name != config.name:
-        raise UserError(f"name is {config.name!r}: give a plain folder name")

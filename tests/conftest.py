@@ -22,11 +22,13 @@ command_line.prepare_cpu()  # before anything imports Paddle
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from rdrop_paddle.config import BASE, load_config  # noqa: E402
+from rdrop_paddle.config_layers import DEFAULTS  # noqa: E402
+from rdrop_paddle.tasks import load_config  # noqa: E402
 from rdrop_paddle.training.trainer import can_recompute  # noqa: E402
 from rdrop_paddle.vision import cifar  # noqa: E402
 from rdrop_paddle.vision.task import ImageClassification  # noqa: E402
 
+BASE = DEFAULTS / "image_classification.yaml"
 recomputes = pytest.mark.skipif(not can_recompute(), reason="Paddle 2 cannot recompute on a CPU")
 TINY = [
     "model.name=custom",

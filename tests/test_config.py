@@ -2,11 +2,13 @@ import re
 from pathlib import Path
 
 import pytest
+from conftest import BASE, ROOT
 
 from rdrop_paddle import UserError, load_config
-from rdrop_paddle.config import BASE, accumulation
+from rdrop_paddle.config import accumulation
+from rdrop_paddle.config_layers import DEFAULTS
 
-CONFIGS = sorted(BASE.parent.glob("*.yaml"))
+CONFIGS = [BASE, *sorted((ROOT / "configs").glob("*.yaml"))]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -23,8 +25,9 @@ def test_every_config_begins_with_a_lab_note_and_its_command(path):
     assert load_config(path).name == path.stem
 
 
-def test_every_default_has_a_comment():
-    bare = [line for line in BASE.read_text().splitlines() if re.match(r"\s+\w+: ", line) and "  # " not in line]
+@pytest.mark.parametrize("path", sorted(DEFAULTS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_default_has_a_comment(path):
+    bare = [line for line in path.read_text().splitlines() if re.match(r"\s+\w+: ", line) and "  # " not in line]
     assert not bare
 
 

@@ -95,11 +95,11 @@ def two_runs(tiny_config, tmp_path):
     from rdrop_paddle.reporting.runlog import RunLog  # loads Paddle, which the picture can do without
 
     costs = dict(lr=0.1, grad_norm=1.0, images_per_second=10.0, reader_cost=0.1, batch_cost=1.0)
-    images = np.random.default_rng(0).integers(0, 256, [16, 8, 8, 3], dtype="uint8")
+    images = np.random.default_rng(0).integers(0, 256, [32, 32, 3], dtype="uint8")
     settings = {"with_kl": (3.0, ["rdrop.alpha=4.5"]), "without_kl": (1.0, ["rdrop.passes=1", "rdrop.alpha=0"])}
     for name, (start, overrides) in settings.items():
         with RunLog(tiny_config(f"name={name}", *overrides)) as log:
-            log.image_grid(images)
+            log.examples({"train/augmented": images})
             for update in range(1, 7):
                 log.training(update, loss=start + 1 / update, ce=1 / update, kl=start, **costs)
             log.evaluation(6, "val", {"accuracy": 0.5, "correct": 1, "total": 2})

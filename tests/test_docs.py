@@ -8,11 +8,10 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, tool_environment
+from conftest import BASE, ROOT, tool_environment
 from PIL import Image
 
 from rdrop_paddle import load_config
-from rdrop_paddle.config import BASE
 
 GUIDE = (ROOT / "docs" / "own_data.md").read_text()
 COMMANDS, TRIAL = re.findall(r"```bash\n(.*?)```", GUIDE, re.DOTALL)

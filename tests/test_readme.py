@@ -6,10 +6,9 @@ import re
 import statistics
 
 import pytest
-from conftest import ROOT
+from conftest import BASE, ROOT
 
 from rdrop_paddle import load_config
-from rdrop_paddle.config import BASE
 from rdrop_paddle.reporting import comparisons, experiments, published
 
 README, CHINESE = ((ROOT / name).read_text() for name in ("README.md", "README_cn.md"))
@@ -89,7 +88,7 @@ def test_the_quickstarts_numbers_are_those_of_its_five_runs():
 
 def test_the_cifar_results_are_those_of_the_published_runs(monkeypatch):
     monkeypatch.chdir(ROOT)  # a table's paths are relative to it
-    table = experiments.load_table("results/cifar100/experiments.yaml")
+    table = experiments.load_table("results/cifar100/experiments.yaml", load_config)
     published.check(table)
     assert published.csv_text(table) == (ROOT / "results" / "cifar100" / "runs.csv").read_text()
     page = (ROOT / "results" / "cifar100" / "README.md").read_text()

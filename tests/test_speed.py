@@ -3,11 +3,11 @@
 import json
 
 import pytest
+from conftest import BASE
 
 from benchmarks import speed
-from rdrop_paddle import UserError
-from rdrop_paddle.config import BASE, load_config
-from rdrop_paddle.vision.architectures import with_numbers
+from benchmarks.image_classification import forward_flop
+from rdrop_paddle import UserError, load_config
 
 
 # 10^9 multiplications of a forward with 1000 classes, as timm's tables print them
@@ -15,15 +15,12 @@ from rdrop_paddle.vision.architectures import with_numbers
     "name, image_size, published", [("vit_ti16", 224, 1.26), ("vit_b16", 224, 17.58), ("vit_b16", 384, 55.54)]
 )
 def test_flop_are_the_published_ones(name, image_size, published):
-    model = with_numbers(
-        load_config(BASE, [f"model.name={name}", f"model.image_size={image_size}", "model.classes=1000"]).model
-    )
-    found = speed.forward_flop(**{number: getattr(model, number) for number in speed.MODEL_NUMBERS})
-    assert found / 2e9 == pytest.approx(published, rel=0.01)
+    config = load_config(BASE, [f"model.name={name}", f"model.image_size={image_size}", "model.classes=1000"])
+    assert forward_flop(config.model) / 2e9 == pytest.approx(published, rel=0.01)
 
 
-def measurement(images_per_second, gflop=10.0, ceiling=100.0):
-    return speed.Measurement(images_per_second, images_per_second / 2, 0.01, 1.5, gflop, ceiling)
+def measurement(throughput, gflop=10.0, ceiling=100.0):
+    return speed.Measurement(throughput, throughput / 2, 0.01, 1.5, gflop, ceiling)
 
 
 def test_sides_are_compared_round_by_round():
@@ -35,7 +32,7 @@ def test_sides_are_compared_round_by_round():
     assert speed.ratios(rounds) == [1.5, 3.0, 1.0]
     assert speed.ratio_text(speed.ratios(rounds)) == "1.50 (1.00 to 3.00, 3 rounds)"
     sides = [speed.Side("c.yaml", (), ranks=2, threads=1), speed.Side("c.yaml", (), framework="torch", threads=2)]
-    rows = speed.table(sides, rounds).splitlines()
+    rows = speed.table(sides, rounds, "images").splitlines()
     assert rows[2] == "| paddle, 2 x 1 thread(s) | 12.00 (8.00 to 30.00) | 6.000 | 1.0% | 1.50 GB | 10 | 60% of 100 GFLOP/s |"
     assert rows[3].startswith("| torch, 1 x 2 thread(s) | 8.00 (4.00 to 20.00) | 4.000 | - |")
 

@@ -13,11 +13,10 @@ import sys
 import numpy as np
 import paddle
 import pytest
-from conftest import ROOT, Payload, logged
+from conftest import BASE, ROOT, Payload, logged
 from safetensors.numpy import load_file
 
-from rdrop_paddle import build_model
-from rdrop_paddle.config import BASE, load_config
+from rdrop_paddle import build_model, load_config
 from rdrop_paddle.durability import files
 from rdrop_paddle.durability.checkpoint import latest, model_arrays, save_weights
 from rdrop_paddle.vision.task import ImageClassification

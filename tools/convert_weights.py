@@ -30,7 +30,7 @@ def main():
         raise UserError(f"{options.target} exists already: choose another name")
 
     console.say("loading Paddle")
-    from rdrop_paddle.vision.data import data_root
+    from rdrop_paddle.config import data_root
     from rdrop_paddle.vision.weight_formats import read_weights, write_weights
     from rdrop_paddle.vision.weights import Row, WeightReport, find_weights
 

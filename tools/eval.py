@@ -1,9 +1,9 @@
-"""Evaluate weights; the last line is `accuracy 0.9348 (9348/10000) target 0.9329 PASS`.
+"""Evaluate weights; the last line is the task's leading score, such as `accuracy 0.9348 (9348/10000) target 0.9329 PASS`.
 
     python tools/eval.py -c configs/vit_ti16_cifar100_rdrop.yaml --weights output/vit_ti16_cifar100_rdrop/best.safetensors
     python -m paddle.distributed.launch --nproc_per_node 2 tools/eval.py -c CONFIG --weights FILE --predictions predictions.csv
 
-Exit status: 0 at or above eval.target_accuracy, or without one; 1 below; 2 for bad usage, config, data or weights.
+Exit status: 0 when the score is as good as eval.target, or there is none; 1 when not; 2 for bad usage, config, data or weights.
 """
 
 import json
@@ -13,7 +13,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from rdrop_paddle import command_line, console, load_config
+from rdrop_paddle.config import data_root
 from rdrop_paddle.durability import files
+from rdrop_paddle.tasks import build_task
 
 
 def main():
@@ -29,36 +31,34 @@ def main():
             command_line.check_writable(option, path)
 
     console.say("loading Paddle")
-    from rdrop_paddle import load_weights, ranks
+    from rdrop_paddle import ranks
     from rdrop_paddle.training import engine
     from rdrop_paddle.vision.class_predictions import Recorder
-    from rdrop_paddle.vision.data import data_root
-    from rdrop_paddle.vision.task import ImageClassification
     from rdrop_paddle.vision.weights import find_weights
 
     rank, _ = ranks.start()
-    task = ImageClassification(config)
+    task = build_task(config)
     weights = find_weights(options.weights, data_root())
     console.say(f"reading the weights {weights}")
-    report = load_weights(task.model, weights, sha256=options.sha256)
+    report = task.load_weights(weights, sha256=options.sha256)
     if rank == 0:
         print(report, flush=True)
-    console.say(f"evaluating {task.size(config.eval.split):,} images")
+    console.say(f"evaluating {task.size(config.eval.split):,} {config.unit}")
     task = Recorder(task) if options.predictions else task
     score = engine.evaluate(task, config.eval.split)
     if options.predictions:
         with files.writing(options.predictions):
             task.write(options.predictions, config.eval.split)
-    target = config.eval.target_accuracy
-    passed = target is None or score["accuracy"] >= target
+    target, measure = config.eval.target, config.measure
+    passed = target is None or measure.reaches(score[measure.name], target)
     if rank > 0:
         return 0  # the launcher hands rank 0's status on
-    verdict = "" if target is None else f" target {target:.4f} {'PASS' if passed else 'FAIL'}"
+    verdict = "" if target is None else f" target {target:.{measure.decimals}f} {'PASS' if passed else 'FAIL'}"
     if options.json:
         result = dict(score, split=config.eval.split, target=target, passed=passed, weights=options.weights)
         with files.writing(options.json):
             Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
-    print(f"accuracy {score['accuracy']:.4f} ({score['correct']}/{score['total']}){verdict}", flush=True)
+    print(f"{task.in_words(score)}{verdict}", flush=True)
     return 0 if passed else 1
 
 

@@ -30,8 +30,8 @@ def main():
     import paddle
 
     from rdrop_paddle import load_weights
+    from rdrop_paddle.config import data_root
     from rdrop_paddle.vision import export
-    from rdrop_paddle.vision.data import data_root
     from rdrop_paddle.vision.task import ImageClassification
     from rdrop_paddle.vision.weights import find_weights
 

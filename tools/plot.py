@@ -17,10 +17,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from rdrop_paddle import UserError, command_line
+from rdrop_paddle import UserError, command_line, tasks
 
 FIGURES = {"log": "curves of runs over the updates", "test": "predictions: accuracy by class, confused pairs"}
-FIGURES |= {"alpha": "accuracy against alpha", "cost": "accuracy against milliseconds per update", "method": "what R-Drop does"}
+FIGURES |= {"alpha": "the leading score against alpha", "cost": "the leading score against milliseconds per update"}
+FIGURES |= {"method": "what R-Drop does"}
 
 
 def parser():
@@ -29,11 +30,15 @@ def parser():
     figures = {name: subparsers.add_parser(name, help=words, description=words) for name, words in FIGURES.items()}
     of_log = dict(nargs="+", action="append", required=True, metavar="NAME RUN ...")
     figures["log"].add_argument("--arm", help="runs of an arm", **of_log)
-    figures["log"].add_argument("--tag", nargs="+", help="of the logs, a panel each (default: training loss and accuracy)")
+    figures["log"].add_argument("--tag", nargs="+", help="of the logs, a panel each (default: training loss and leading score)")
     figures["test"].add_argument("predictions", help="CSV file of tools/eval.py --predictions")
     for name in ("alpha", "cost"):
         figures[name].add_argument("table", help="runs.csv")
         figures[name].add_argument("--runs", nargs="+", required=True, metavar="NAME", help="names of the runs, without seeds")
+    for name in ("log", "alpha", "cost"):
+        figures[name].add_argument(
+            "--task", choices=tasks.TASKS, default=tasks.DEFAULT, help=f"of the runs (default: {tasks.DEFAULT})"
+        )
     figures["alpha"].add_argument("--baseline", required=True, metavar="NAME", help="name of the baseline's runs")
     for name, figure in figures.items():
         figure.add_argument("-o", "--output", default=ROOT / "images" / f"{name}.png", help=f"default: images/{name}.png")
@@ -44,21 +49,30 @@ def main():
     options = parser().parse_args()
 
     from rdrop_paddle.reporting import method_drawing, plots
-    from rdrop_paddle.vision import class_predictions
 
-    if options.figure == "log":
-        figure = plots.log_figure(read_arms(options.arm), options.tag)
-    elif options.figure == "test":
-        figure = plots.evaluation_figure(class_predictions.read(options.predictions))
-    elif options.figure == "alpha":
-        figure = plots.alpha_figure(plots.read_runs(options.table, [options.baseline, *options.runs]), options.baseline)
-    elif options.figure == "cost":
-        figure = plots.cost_figure(plots.read_runs(options.table, options.runs))
-    else:
+    if options.figure == "test":
+        from rdrop_paddle.vision import class_figure, class_predictions
+
+        figure = class_figure.evaluation_figure(class_predictions.read(options.predictions))
+    elif options.figure == "method":
         figure = method_drawing.method_figure()
+    else:
+        figure = of_runs(options, tasks.config_class(options.task).measure)
     plots.save(figure, options.output)
     print(f"wrote {options.output}")
     return 0
+
+
+def of_runs(options, measure):
+    from rdrop_paddle.reporting import plots
+
+    if options.figure == "log":
+        return plots.log_figure(read_arms(options.arm), measure, options.tag)
+    names = [options.baseline, *options.runs] if options.figure == "alpha" else options.runs
+    groups = plots.read_runs(options.table, names, measure)
+    if options.figure == "alpha":
+        return plots.alpha_figure(groups, options.baseline, measure)
+    return plots.cost_figure(groups, measure)
 
 
 def read_arms(given):

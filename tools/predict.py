@@ -33,8 +33,9 @@ def main():
     config = load_config(options.config, options.override)
 
     from rdrop_paddle import load_weights
+    from rdrop_paddle.config import data_root
     from rdrop_paddle.vision import attention_rollout, prediction
-    from rdrop_paddle.vision.data import IMAGE_SUFFIXES, data_root, open_image
+    from rdrop_paddle.vision.data import IMAGE_SUFFIXES, open_image
     from rdrop_paddle.vision.task import ImageClassification
     from rdrop_paddle.vision.weights import find_weights
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from rdrop_paddle import command_line
+from rdrop_paddle import command_line, load_config
 from rdrop_paddle.reporting import comparisons, experiments
 
 
@@ -24,7 +24,7 @@ def main():
     arguments.add_argument("--only", default="*", metavar="PATTERN", help="runs to start, e.g. 'few_*' or '*_seed0'")
     arguments.add_argument("--summary", action="store_true", help="only print the README's tables of what is published")
     options = arguments.parse_args()
-    table = experiments.load_table(options.table)
+    table = experiments.load_table(options.table, load_config)
     if options.summary:
         print(comparisons.summary(table))
         return 0

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from rdrop_paddle import UserError, command_line, console, load_config
 from rdrop_paddle.config import check_ranks
 from rdrop_paddle.durability import supervision
+from rdrop_paddle.tasks import build_task
 
 
 def main():
@@ -66,10 +67,9 @@ def train_alone(config, resume, interruption):
     from rdrop_paddle.reporting.runlog import RunLog, run_folder
     from rdrop_paddle.training import engine
     from rdrop_paddle.training.trainer import Trainer
-    from rdrop_paddle.vision.task import ImageClassification
 
     paddle.seed(config.train.seed)
-    task = ImageClassification(config)
+    task = build_task(config)
     resuming = resume and checkpoint.latest(run_folder(config)) is not None
     if not resuming:
         task.load_initial_weights()
@@ -79,8 +79,8 @@ def train_alone(config, resume, interruption):
         trainer.restore(run_folder(config))
     place = dict(ranks=ranks.count(), device=paddle.get_device())
     with RunLog(config, rank=ranks.rank(), **place, kept_updates=trainer.updates_done) as log, interruption:
-        log.message(summary.describe(config, task, **place))
-        log.image_grid(task.example_images(16))
+        log.message(summary.describe(config, task, place["device"]))
+        log.examples(task.examples())
         if resume:
             log.message(f"resuming after update {trainer.updates_done}" if resuming else "no checkpoint yet: from update 1")
         score = engine.train(trainer, log, interruption)

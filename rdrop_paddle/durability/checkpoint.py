@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from .. import ranks
-from ..config import OTHER_MASKS, changeable, flatten
+from ..config import OTHER_MASKS, flatten
 from ..errors import UserError
 from . import files
 
@@ -87,14 +87,17 @@ def verify(run_folder):
     return None, faults
 
 
-def compare(folder, saved, now):
+def compare(folder, saved, now, free):
     """Notes for the log on how the state `now` differs from the one that was `saved` in the checkpoint `folder`.
+
+    Args:
+        free: {key of the config that may differ: what to note then, or None}.
 
     Raises:
         UserError: it differs in something that would change the result.
     """
     before, after = flatten(saved), flatten(now)
-    free = {f"config.{key}": note for key, note in changeable(flatten(now["config"])).items()} | {"ranks": OTHER_MASKS}
+    free = {f"config.{key}": note for key, note in free.items()} | {"ranks": OTHER_MASKS}
     notes, refused = [], []
     for key in before | after:
         was, now_is = before.get(key, "absent"), after.get(key, "absent")

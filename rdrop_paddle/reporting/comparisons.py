@@ -1,4 +1,4 @@
-"""The README's tables of results, in Markdown: accuracies of runs over their seeds, and differences paired by seed."""
+"""The README's tables of results, in Markdown: scores of runs over their seeds, and differences paired by seed."""
 
 import csv
 import statistics
@@ -19,7 +19,7 @@ class Outcome(NamedTuple):
 
     seeds: int  # that the table asks for
     failed: int  # of them
-    accuracies: Dict[int, float]  # in %, by the seed, of those that finished
+    scores: Dict[int, float]  # as shown, by the seed, of those that finished
     hours: float  # of all of them
     milliseconds: List[float]  # an update, of those that finished
 
@@ -32,7 +32,8 @@ def summary(experiments):
         tables.append(["| setting | baseline | R-Drop | difference (95 % interval) | hours |", "|---|---|---|---|---|"])
         tables[-1] += [_comparison_row(row.title, outcomes[row.baseline], outcomes[row.rdrop]) for row in table.comparisons]
     if table.ablations:
-        tables.append(["| setting | accuracy | difference (95 % interval) | against | ms an update |", "|---|---|---|---|---|"])
+        name = experiments.measure.name
+        tables.append([f"| setting | {name} | difference (95 % interval) | against | ms an update |", "|---|---|---|---|---|"])
         tables[-1] += [_ablation_row(row, outcomes) for row in table.ablations]
     return "\n\n".join("\n".join(lines) for lines in tables)
 
@@ -55,15 +56,18 @@ def _outcomes(experiments):
     """{name of a run of the table: Outcome}"""
     path = experiments.path.with_name("runs.csv")
     rows = list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
-    return {run.name: _outcome(run, [row for row in rows if row["name"] == run.name]) for run in experiments.table.runs}
+    return {
+        run.name: _outcome(run, [row for row in rows if row["name"] == run.name], experiments.measure)
+        for run in experiments.table.runs
+    }
 
 
-def _outcome(run, rows):
+def _outcome(run, rows, measure):
     finished = [row for row in rows if row["status"] == "finished"]
     return Outcome(
         seeds=len(run.seeds),
         failed=len(rows) - len(finished),
-        accuracies={int(row["seed"]): 100 * int(row["correct"]) / int(row["total"]) for row in finished},
+        scores={int(row["seed"]): measure.shown(row) for row in finished},
         hours=sum(float(row["hours"]) for row in rows),
         milliseconds=[float(row["milliseconds_per_update"]) for row in finished],
     )
@@ -71,7 +75,7 @@ def _outcome(run, rows):
 
 def _comparison_row(title, baseline, rdrop):
     hours = baseline.hours + rdrop.hours
-    cells = [title, _accuracy(baseline), _accuracy(rdrop), _difference(baseline, rdrop), f"{hours:.1f}" if hours else "-"]
+    cells = [title, _score(baseline), _score(rdrop), _difference(baseline, rdrop), f"{hours:.1f}" if hours else "-"]
     return f"| {' | '.join(cells)} |"
 
 
@@ -80,11 +84,11 @@ def _ablation_row(row, outcomes):
     difference = _difference(outcomes[row.reference], outcome) if row.reference else "-"
     # of the fastest run: what else a machine did, and which one it was, only adds
     cost = f"{min(outcome.milliseconds):.0f}" if outcome.milliseconds else "-"
-    return f"| {row.title} | {_accuracy(outcome)} | {difference} | {row.reference or '-'} | {cost} |"
+    return f"| {row.title} | {_score(outcome)} | {difference} | {row.reference or '-'} | {cost} |"
 
 
-def _accuracy(outcome):
-    values, notes = list(outcome.accuracies.values()), []
+def _score(outcome):
+    values, notes = list(outcome.scores.values()), []
     if len(values) < outcome.seeds and (values or outcome.failed):
         notes.append(f"{len(values)} of {outcome.seeds} seeds")
     if outcome.failed:
@@ -96,10 +100,10 @@ def _accuracy(outcome):
 
 
 def _difference(before, after):
-    seeds = sorted(before.accuracies.keys() & after.accuracies.keys())
+    seeds = sorted(before.scores.keys() & after.scores.keys())
     if not seeds:
         return NOT_RUN
-    mean, half = interval([after.accuracies[seed] - before.accuracies[seed] for seed in seeds])
+    mean, half = interval([after.scores[seed] - before.scores[seed] for seed in seeds])
     if half is None:
         return f"{mean:+.2f} (one seed)"
     return f"{mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f}; {len(seeds)} seeds)"

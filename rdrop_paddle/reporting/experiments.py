@@ -9,12 +9,13 @@ import shutil
 import subprocess
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Dict, List, NamedTuple
+from typing import Callable, Dict, List, NamedTuple
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ..config import Config, check_ranks, flatten, in_one_line, load_config, read_yaml
+from ..config import Config, check_ranks, flatten
+from ..config_layers import in_one_line, read_yaml
 from ..durability import files, supervision
 from ..errors import UserError
 from . import published
@@ -85,14 +86,20 @@ class Experiments(NamedTuple):
     path: Path
     table: Table
     jobs: List[Job]  # in the order in which they are started
+    load_config: Callable  # that of tasks.py
+
+    @property
+    def measure(self):
+        """What the runs are compared by."""
+        return self.jobs[0].config.measure
 
     def folder(self, job):
         """Where the job is published."""
         return self.path.parent / job.run
 
 
-def load_table(path):
-    """The Experiments of a YAML file, with the config of every run.
+def load_table(path, load_config):
+    """The Experiments of a YAML file, with the config of every run, which `load_config` of tasks.py reads.
 
     Raises:
         UserError: an unreadable table, an unknown key or name, a name given twice, or a run whose config is none.
@@ -103,9 +110,11 @@ def load_table(path):
     except (OmegaConfBaseException, TypeError, ValueError) as error:
         raise UserError(in_one_line(path, error)) from None
     _check_runs(path, table)
-    jobs = [_job(path, table, run, seed) for run in table.runs for seed in run.seeds]
+    jobs = [_job(path, table, run, seed, load_config) for run in table.runs for seed in run.seeds]
+    if len({job.config.task for job in jobs}) > 1:
+        raise UserError(f"{path}: its runs are of different tasks, whose scores are none to compare: make a table of each")
     _check_rows(path, table, {job.name: job.config.eval.split for job in jobs})
-    return Experiments(path, table, jobs)
+    return Experiments(path, table, jobs, load_config)
 
 
 def run_missing(experiments, script, only="*"):
@@ -140,7 +149,7 @@ def run_missing(experiments, script, only="*"):
     return 1 if failures or child.stopping.is_set() else 0
 
 
-def _job(path, table, run, seed):
+def _job(path, table, run, seed, load_config):
     where, overrides = f"{path}, run {run.name}", []
     for name in run.settings:
         if name not in table.settings:
@@ -218,7 +227,7 @@ def _settle(experiments, job, status):
     published.write_csv(experiments)
     if status:
         return [f"{job.run} failed: remove {folder} to have it continued, and {run_folder} as well to have it begun anew"]
-    print(f"    {(folder / published.SCORE).read_text().strip()}", flush=True)
+    print(f"    {(folder / published.OUTCOME).read_text().strip()}", flush=True)
     return []
 
 

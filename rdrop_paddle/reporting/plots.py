@@ -1,4 +1,4 @@
-"""The figures of results: curves of logs, evaluated predictions, accuracy against alpha and against cost.
+"""The figures of results: curves of logs, the leading score against alpha and against cost.
 
 Each function returns a matplotlib Figure, which `save` writes. The colours are Okabe and Ito's, which the colour-blind tell
 apart; the background is white, so that the pictures can be read on a dark page.
@@ -17,9 +17,8 @@ from .curves import curve
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 MOST_POINTS = 60  # of a curve; a figure with more, each of one noisy batch, shows little else than noise
-PANELS = {"training loss, nats": ("train/loss", "train/ce"), "accuracy": ("val/accuracy", "test/accuracy")}
-IN_WORDS = {"train/loss": "loss", "train/ce": "cross entropy alone", "val/accuracy": "held-out", "test/accuracy": "test"}
-SPLITS = {"test": "test accuracy, %", "val": "held-out accuracy, %"}
+LOSSES = {"train/loss": "loss", "train/ce": "cross entropy alone"}
+SPLITS = {"val": "held-out", "test": "test"}
 STYLE = {
     "savefig.dpi": 200,
     "font.size": 10,
@@ -52,35 +51,39 @@ def save(figure, path):
 
 
 @styled
-def log_figure(arms, tags=None):
+def log_figure(arms, measure, tags=None):
     """Curves over the updates, with mean and range of each arm's runs; a value that came once is a point at the end.
 
     Args:
         arms: {name: {path: log of a run}}, see curves.read_log.
-        tags: a panel for each; None = training loss and accuracy as this project logs them.
+        measure: the leading score of the task, a config.Measure.
+        tags: a panel for each; None = training loss and leading score as this project logs them.
 
     Raises:
         UserError: a log lacks the tags of a panel.
     """
-    panels = {tag: (tag,) for tag in tags} if tags else PANELS
+    of_score = {f"{split}/{measure.name}": words for split, words in SPLITS.items()}
+    panels = {tag: {tag: tag} for tag in tags} if tags else {"training loss, nats": LOSSES, measure.name: of_score}
     figure = Figure(figsize=(8.5 if len(panels) > 1 else 5.5, 3.7 * -(-len(panels) // 2)), layout="constrained")
     grid = figure.subplots(-(-len(panels) // 2), min(len(panels), 2), squeeze=False).ravel()
     for axes, (title, panel) in zip(grid, panels.items()):
-        _draw_panel(axes, arms, panel, title)
+        _draw_panel(axes, arms, panel, title, percent=measure.in_percent and all(tag.endswith(measure.name) for tag in panel))
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
     return figure
 
 
-def _draw_panel(axes, arms, panel, title):
+def _draw_panel(axes, arms, panel, title, percent):
+    """`panel`: {tag: words}; `percent`: shares are meant, which logs of other projects may have in % already."""
+    panel, in_words = list(panel), panel
     curves = {name: _curves(logs, panel) for name, logs in arms.items()}
     found = [one for of_arm in curves.values() for one in of_arm.values()]
-    percent = all(tag.endswith("accuracy") for tag in panel) and max(one.high.max() for one in found) <= 1
+    percent = percent and max(one.high.max() for one in found) <= 1
     only_points = all(len(one.steps) == 1 for one in found)
     for number, (name, of_arm) in enumerate(curves.items()):
         colour, runs = COLOURS[number % len(COLOURS)], len(arms[name])
         for tag, one in of_arm.items():
-            label = f"{name}, {IN_WORDS.get(tag, tag)}" if len(panel) > 1 else name
+            label = f"{name}, {in_words[tag]}" if len(panel) > 1 else name
             one = one.scaled(100) if percent else one
             if len(one.steps) == 1:
                 beside = panel.index(tag) + 0.2 * (number - (len(curves) - 1) / 2)
@@ -91,7 +94,7 @@ def _draw_panel(axes, arms, panel, title):
                 if tag == panel[0]:  # a second band would hide the first
                     axes.fill_between(one.steps, one.low, one.high, color=colour, alpha=0.2, linewidth=0)
     if only_points:
-        axes.set_xticks(range(len(panel)), [IN_WORDS.get(tag, tag) for tag in panel])
+        axes.set_xticks(range(len(panel)), [in_words[tag] for tag in panel])
         axes.set_xlim(-0.6, len(panel) - 0.4)
         low, high = axes.get_ylim()
         axes.set_ylim(low, high + 0.7 * (high - low))  # room for the legend
@@ -117,66 +120,19 @@ def _draw_point(axes, one, label, colour, x):
     axes.errorbar(x, mean, [[mean - low], [high - mean]], fmt="D", color=colour, markersize=4, capsize=3, label=in_words)
 
 
-@styled
-def evaluation_figure(found, named=5, pairs=10):
-    """Accuracy by class, sorted, and the most frequent errors, of Predictions (see vision/class_predictions.py).
-
-    Args:
-        named: how many of the worst and of the best classes are named.
-        pairs: how many pairs of classes that are confused.
-    """
-    figure = Figure(figsize=(8.5, 4.1), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=[1.2, 1])
-    total, mean = len(found.labels), 100 * found.correct / len(found.labels)
-    left.set_title(f"accuracy {mean:.2f} % ({found.correct}/{total})", fontweight="bold")
-    accuracies = 100 * found.class_accuracies()
-    order = np.argsort(accuracies, kind="stable")[: np.isfinite(accuracies).sum()]  # NaN comes last
-    left.plot(np.arange(1, len(order) + 1), accuracies[order], "o", color=BLUE, markersize=3.5)
-    left.axhline(mean, color=VERMILLION, linewidth=1, linestyle="--")
-    below = dict(xycoords=("axes fraction", "data"), xytext=(0, -3), textcoords="offset points", ha="right", va="top")
-    left.annotate("all images", (0.99, mean), color=VERMILLION, fontsize=8.5, **below)
-    for title, classes, x, y, align in (
-        ("worst", order[:named], 0.03, 0.98, "left"),
-        ("best", order[::-1][:named], 0.99, 0.02, "right"),
-    ):
-        lines = [f"{_readable(found, number)} {accuracies[number]:.0f}" for number in classes]
-        vertical = "top" if align == "left" else "bottom"
-        left.text(x, y, "\n".join([f"{title}, %", *lines]), transform=left.transAxes, ha=align, va=vertical, fontsize=8.5)
-    left.set_xlabel("classes, sorted by their accuracy")
-    left.set_ylabel("accuracy of a class, %")
-    _draw_pairs(right, found, found.confused_pairs(pairs))
-    return figure
-
-
-def _readable(found, number):
-    return found.class_names[number].replace("_", " ")
-
-
-def _draw_pairs(axes, found, confused):
-    names = [f"{_readable(found, label)} → {_readable(found, predicted)}" for label, predicted, _ in confused]
-    bars = axes.barh(np.arange(len(confused)), [count for _, _, count in confused], color=SKY, height=0.7)
-    axes.bar_label(bars, padding=2, fontsize=8.5)
-    axes.set_yticks(np.arange(len(confused)), names, fontsize=8.5)
-    axes.invert_yaxis()
-    axes.grid(False)
-    axes.spines[["left", "bottom"]].set_visible(False)
-    axes.tick_params(left=False, bottom=False, labelbottom=False)
-    axes.set_title("most confused: true → predicted, images", loc="right")
-
-
 @dataclass(frozen=True)
 class Run:
     """What a figure needs of a row of runs.csv."""
 
     split: str
-    accuracy: float  # %
+    score: float  # as shown
     alpha: float
     passes: int
     shared_blocks: int
     milliseconds: float  # per update
 
 
-def read_runs(path, names):
+def read_runs(path, names, measure):
     """{name: [Run of each seed]} of the finished runs with these names in a runs.csv, see tools/run_experiments.py.
 
     Raises:
@@ -186,7 +142,9 @@ def read_runs(path, names):
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         there = sorted({row["name"] for row in rows if row["status"] == "finished"})
-        groups = {name: [_run(row) for row in rows if row["name"] == name and row["status"] == "finished"] for name in names}
+        groups = {
+            name: [_run(row, measure) for row in rows if row["name"] == name and row["status"] == "finished"] for name in names
+        }
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except (KeyError, ValueError, TypeError) as error:  # no such column, no number, a line that is cut
@@ -196,15 +154,15 @@ def read_runs(path, names):
             raise UserError(f"{path} has no finished run named {name}, but {', '.join(there) or 'none at all'}")
     if len({run.split for runs in groups.values() for run in runs}) > 1:
         raise UserError(
-            f"{path}: {', '.join(names)} are scored partly on test, partly on held-out images: choose runs of one kind"
+            f"{path}: {', '.join(names)} are scored partly on test, partly on held-out data: choose runs of one kind"
         )
     return groups
 
 
-def _run(row):
+def _run(row, measure):
     return Run(
         split=row["split"],
-        accuracy=100 * int(row["correct"]) / int(row["total"]),
+        score=measure.shown(row),
         alpha=float(row["alpha"]),
         passes=int(row["passes"]),
         shared_blocks=int(row["shared_blocks"]),
@@ -213,15 +171,15 @@ def _run(row):
 
 
 @styled
-def alpha_figure(groups, baseline):
-    """Accuracy against alpha, a dot for each run; the group named `baseline` is the band. `groups`: see read_runs.
+def alpha_figure(groups, baseline, measure):
+    """The leading score against alpha, a dot for each run; the group named `baseline` is the band. `groups`: see read_runs.
 
     Raises:
         UserError: two groups have the same alpha.
     """
     figure = Figure(figsize=(6.5, 4), layout="constrained")
     axes = figure.subplots()
-    band = [run.accuracy for run in groups[baseline]]
+    band = [run.score for run in groups[baseline]]
     axes.axhspan(min(band), max(band), color=BLUE, alpha=0.15, linewidth=0)
     axes.axhline(np.mean(band), color=BLUE, label=f"baseline, mean and range of {_seeds(band)}")
     by_alpha = {runs[0].alpha: runs for name, runs in groups.items() if name != baseline}
@@ -230,7 +188,7 @@ def alpha_figure(groups, baseline):
     if len(by_alpha) < len(groups) - 1:
         raise UserError(f"two of {', '.join(groups)} have the same alpha, so that something else differs: leave one out")
     alphas = sorted(by_alpha)
-    spread = [[run.accuracy for run in by_alpha[alpha]] for alpha in alphas]
+    spread = [[run.score for run in by_alpha[alpha]] for alpha in alphas]
     axes.plot(
         alphas,
         [np.mean(values) for values in spread],
@@ -249,7 +207,7 @@ def alpha_figure(groups, baseline):
     axes.set_xticks(alphas, [f"{alpha:g}" if alpha else "0\n(no KL)" for alpha in alphas])
     axes.minorticks_off()
     axes.set_xlabel(r"$\alpha$, weight of the KL divergence of an image")
-    axes.set_ylabel(SPLITS[groups[baseline][0].split])
+    axes.set_ylabel(f"{SPLITS[groups[baseline][0].split]} {measure.label()}")
     axes.legend()
     return figure
 
@@ -260,24 +218,24 @@ def _seeds(*groups):
 
 
 @styled
-def cost_figure(groups):
-    """Accuracy against the time of an update in the fastest run of each group, see read_runs: a dot a run and their range.
+def cost_figure(groups, measure):
+    """The leading score against the time of an update in the fastest run of each group: a dot a run, and their range.
 
-    The fastest, because what else a machine did, and which one it was, only adds.
+    `groups`: see read_runs. The fastest, because what else a machine did, and which one it was, only adds.
     """
     figure = Figure(figsize=(6.5, 4), layout="constrained")
     axes = figure.subplots()
     words = [_in_words(runs[0]) for runs in groups.values()]
     words = [word if words.count(word) == 1 else f"{word} ({name})" for name, word in zip(groups, words)]
     for runs, colour, label in zip(groups.values(), COLOURS * len(groups), words):
-        time, accuracies = min(run.milliseconds for run in runs), np.asarray([run.accuracy for run in runs])
-        axes.plot([time] * len(runs), accuracies, "o", color=colour, markersize=3, alpha=0.6)
-        mean = accuracies.mean()
-        reach = [[mean - accuracies.min()], [accuracies.max() - mean]]
+        time, scores = min(run.milliseconds for run in runs), np.asarray([run.score for run in runs])
+        axes.plot([time] * len(runs), scores, "o", color=colour, markersize=3, alpha=0.6)
+        mean = scores.mean()
+        reach = [[mean - scores.min()], [scores.max() - mean]]
         axes.errorbar(time, mean, reach, fmt="D", color=colour, capsize=3, label=label)
     axes.set_xlim(0, 1.08 * axes.get_xlim()[1])
     axes.set_xlabel("time of an update, ms (fastest run)")
-    axes.set_ylabel(SPLITS[next(iter(groups.values()))[0].split])
+    axes.set_ylabel(f"{SPLITS[next(iter(groups.values()))[0].split]} {measure.label()}")
     axes.legend(title=f"mean and range of {_seeds(*groups.values())}", alignment="left")
     baseline = [run.milliseconds for runs in groups.values() for run in runs if run.passes == 1]
     if baseline:

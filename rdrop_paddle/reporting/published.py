@@ -8,15 +8,13 @@ import shutil
 import statistics
 from dataclasses import asdict
 
-from ..config import changeable, flatten, load_config
+from ..config import flatten
 from ..durability import files
 from ..errors import UserError
-from .metrics import read_metrics
+from .metrics import OUTCOME, read_metrics
 
-SCORE, FAILURE = "eval.txt", "failed.txt"  # a published run has one of them
+FAILURE = "failed.txt"  # a published run has this or OUTCOME
 ADVICE = "make room or the folder writable, and start the same command again"
-# columns of runs.csv that are there whether or not runs differ in them
-SETTINGS = ("model.image_size", "data.images_per_class", "train.lr", "rdrop.passes", "rdrop.alpha", "rdrop.shared_blocks")
 
 
 def publish(run_folder, folder, failure=None):
@@ -29,17 +27,13 @@ def publish(run_folder, folder, failure=None):
     with files.writing(folder, ADVICE):
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        for name in ("config.yaml", "environment.json", "metrics.jsonl"):
+        for name in ("config.yaml", "environment.json", "metrics.jsonl", *([] if failure else [OUTCOME])):
             if (run_folder / name).exists():
                 shutil.copyfile(run_folder / name, unfinished / name)
         if failure:
             (unfinished / FAILURE).write_text(failure + "\n")
-        else:
-            final = _final(run_folder)
-            score = f"accuracy {final['accuracy']:.4f} ({final['correct']}/{final['total']})\n"
-            (unfinished / SCORE).write_text(score)
-            if final["split"] == "test":
-                shutil.copytree(run_folder / "vdl", unfinished / "vdl")
+        elif _final(run_folder)["split"] == "test":
+            shutil.copytree(run_folder / "vdl", unfinished / "vdl")
         for path in (*unfinished.rglob("*"), unfinished):
             files.sync(path)
         unfinished.rename(folder)
@@ -60,8 +54,8 @@ def check(experiments):
     for folder, job in jobs.items():
         if not folder.exists():
             continue
-        before, now = (flatten(asdict(config)) for config in (load_config(folder / "config.yaml"), job.config))
-        may_change = changeable(now).keys() - {"eval.split"}  # what a result is of may not change under it
+        before, now = (flatten(asdict(config)) for config in (experiments.load_config(folder / "config.yaml"), job.config))
+        may_change = job.config.changeable().keys() - {"eval.split"}  # what a result is of may not change under it
         for key in now:
             if before[key] != now[key] and key not in may_change:
                 raise UserError(
@@ -80,7 +74,8 @@ def write_csv(experiments):
 def csv_text(experiments):
     """A row for each published run, in the table's order. Times are of the updates alone, as metrics.jsonl has them."""
     configs = [flatten(asdict(job.config)) for job in experiments.jobs]
-    keys = [key for key in (configs[0] if configs else ()) if key in SETTINGS or _differs(key, configs)]
+    differ = _different_keys([job.config for job in experiments.jobs], configs)
+    keys = [key for key in (configs[0] if configs else ()) if key in experiments.jobs[0].config.columns or key in differ]
     columns = {key: key if key.endswith(".name") else key.rpartition(".")[2] for key in keys}  # name is the run's
     rows = []
     for job, config in zip(experiments.jobs, configs):
@@ -88,7 +83,8 @@ def csv_text(experiments):
             settings = {columns[key]: _cell(config[key]) for key in keys}
             rows.append(_row(job, experiments.folder(job), settings))
     text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0] if rows else ["run"], lineterminator="\n")
+    columns = max(rows, key=len, default=["run"])  # a run that failed has no score
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
@@ -105,9 +101,7 @@ def _row(job, folder, settings):
         seed=job.seed,
         status="failed" if failed else "finished",
         split=job.config.eval.split,
-        accuracy=f"{final['accuracy']:.4f}" if final else "",
-        correct=final.get("correct", ""),
-        total=final.get("total", ""),
+        **{name: _score(value) for name, value in final.items() if name not in ("step", "split", "final")},
         updates=updates[-1]["step"] if updates else 0,
         **settings,
         hours=f"{_seconds(updates) / 3600:.4f}",
@@ -128,10 +122,15 @@ def _final(folder):
     return next(record for record in reversed(read_metrics(folder)) if record.get("final"))
 
 
-def _differs(key, configs):
-    """Whether runs differ in a key that matters to the result and has no column of its own."""
-    matters = key != "train.seed" and any(key not in changeable(config) for config in configs)
-    return matters and any(config[key] != configs[0][key] for config in configs)
+def _different_keys(configs, flat):
+    """The keys in which runs differ, of those that matter to the result and have no column of their own."""
+    free = set.intersection(*(set(config.changeable()) for config in configs)) if configs else set()
+    candidates = (flat[0].keys() if flat else set()) - free - {"train.seed"}
+    return {key for key in candidates if any(config[key] != flat[0][key] for config in flat)}
+
+
+def _score(value):
+    return f"{value:.4f}" if isinstance(value, float) else _cell(value)
 
 
 def _cell(value):

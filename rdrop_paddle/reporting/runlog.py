@@ -1,4 +1,4 @@
-"""The run folder output/<name>/: config.yaml, environment.json, train.log, metrics.jsonl and the VisualDL log vdl/.
+"""The run folder output/<name>/: config.yaml, environment.json, train.log, metrics.jsonl, eval.txt and the VisualDL log vdl/.
 
 Only rank 0 writes; on the other ranks every method does nothing.
 """
@@ -16,14 +16,13 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from .. import ranks
 from ..console import Patience
 from ..durability import files
 from ..errors import UserError
-from .metrics import read_metrics
+from .metrics import OUTCOME, read_metrics
 
 CODE = ("rdrop_paddle", "tools", "configs")  # what a run's result depends on; results and pages may change beside it
 PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "numpy", "pillow", "visualdl", "omegaconf", "safetensors")
@@ -92,16 +91,16 @@ class RunLog:
                 self._patience.done(update)
 
     def training(self, update, **values):
-        """The figures of one update, global-batch means: loss, ce, kl, lr, grad_norm, images_per_second, costs in s."""
+        """The figures of one update, global-batch means: loss, ce, kl, lr, grad_norm, throughput, costs in s."""
         if not self._writes:
             return
         self._record(dict(step=update, **values))
-        eta = values["batch_cost"] * (self.config.train.steps - update)
+        eta, unit = values["batch_cost"] * (self.config.train.steps - update), self.config.unit
         self.message(
             f"update {update}/{self.config.train.steps}  loss {values['loss']:.4f}  ce {values['ce']:.4f}  "
             f"kl {values['kl']:.5f}  lr {values['lr']:.6f}  grad_norm {values['grad_norm']:.3f}  "
             f"reader_cost {values['reader_cost']:.3f} s  batch_cost {values['batch_cost']:.3f} s  "
-            f"{values['images_per_second']:.1f} images/s  eta {tqdm.format_interval(eta)}"
+            f"{values[f'{unit}_per_second']:.1f} {unit}/s  eta {tqdm.format_interval(eta)}"
         )
 
     def evaluation(self, update, split, score, final=False):
@@ -118,13 +117,17 @@ class RunLog:
             with self._writing():
                 os.fsync(self._metrics.fileno())
 
-    def image_grid(self, images):
-        """The largest square grid of training images after augmentation, uint8 [N, H, W, 3]; a small data set has few."""
+    def outcome(self, words):
+        """What the run came to, in one line: eval.txt."""
         if self._writes:
-            side = int(len(images) ** 0.5)
-            rows = images[: side * side].reshape(side, side, *images.shape[1:])
-            grid = np.concatenate(np.concatenate(rows, axis=1), axis=1)  # [side*H, side*W, 3]
-            self._vdl.add_image("train/augmented", grid, step=0)
+            with self._writing():
+                files.replace_file(self.folder / OUTCOME, f"{words}\n".encode())
+
+    def examples(self, found, update=0):
+        """{tag: picture uint8 [H, W, 3] or text} for VisualDL."""
+        for tag, shown in found.items() if self._writes else ():
+            add = self._vdl.add_text if isinstance(shown, str) else self._vdl.add_image
+            add(tag, shown, step=update)
 
     def _record(self, record):
         """One line of metrics.jsonl, and the same numbers in VisualDL."""
@@ -145,14 +148,11 @@ class RunLog:
 
     def _add_hyper_parameters(self):
         """A row of VisualDL's table: first what runs are most often told apart by, and what there is during training too."""
-        config = self.config
-        chosen = {"passes": config.rdrop.passes, "alpha": config.rdrop.alpha}
-        chosen |= {key: getattr(config.train, key) for key in ("lr", "seed", "steps", "batch_size", "warmup_steps")}
-        chosen |= {"drop_rate": config.model.drop_rate, **asdict(config.rdrop)}
-        chosen["stop_target_gradient"] = int(config.rdrop.stop_target_gradient)  # VisualDL takes no bool
-        chosen |= {"model": config.model.name, "image_size": config.model.image_size, "data": config.data.name}
-        splits = dict.fromkeys([config.eval.split, *(["val"] if config.data.val_fraction else [])])
-        self._vdl.add_hparams(chosen, [*(f"{split}/accuracy" for split in splits), "train/loss"])
+        chosen = {**self.config.hyper_parameters(), **asdict(self.config.rdrop)}
+        # VisualDL takes neither bool nor None
+        chosen = {name: int(value) if isinstance(value, bool) else value for name, value in chosen.items() if value is not None}
+        splits = dict.fromkeys([self.config.eval.split, *(["val"] if self.config.has_held_out() else [])])
+        self._vdl.add_hparams(chosen, [*(f"{split}/{self.config.measure.name}" for split in splits), "train/loss"])
 
 
 def run_folder(config):
@@ -227,8 +227,11 @@ def environment(ranks, device):
 
 
 def _git_commit():
-    git = ["git", "-C", str(Path(__file__).resolve().parents[2])]
+    here = Path(__file__).resolve()
+    git = ["git", "-C", str(here.parents[2])]
     try:
+        # installed, the package may lie inside somebody else's checkout
+        subprocess.run([*git, "ls-files", "--error-unmatch", str(here)], capture_output=True, check=True)
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
         changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *CODE]).returncode
     except (OSError, subprocess.CalledProcessError):

@@ -1,25 +1,20 @@
 """The derived numbers of a run, which start-up prints."""
 
 from ..command_line import cpu_settings
-from ..config import accumulation
 
 
-def describe(config, task, ranks, device):
+def describe(config, task, device):
     """One derived number to a line."""
     train, rdrop = config.train, config.rdrop
-    count = task.size("train")
-    lines = [
-        f"parameters       {sum(p.size for p in task.model.parameters()):,}",
-        f"initial weights  {task.weight_report or 'random, or those of the checkpoint'}",
-        f"global batch     {train.batch_size} = {train.micro_batch_size} (micro) x {ranks} (ranks) "
-        f"x {accumulation(train, ranks)} (accumulation)",
-        f"training images  {count:,}, {count // train.batch_size} updates an epoch, {train.steps} updates in all",
-        f"learning rate    peak {train.lr} after {train.warmup_steps} updates, then a cosine down to 0",
-        f"loss             {rdrop.passes} pass(es), {rdrop.shared_blocks} shared blocks, alpha {rdrop.alpha} {rdrop.reduction}"
+    lines = {
+        "parameters": f"{sum(p.size for p in task.model.parameters()):,}",
+        **task.describe(),
+        "learning rate": f"peak {train.lr} after {train.warmup_steps} updates, then a cosine down to 0",
+        "loss": f"{rdrop.passes} pass(es), {rdrop.shared_blocks} shared blocks, alpha {rdrop.alpha} {rdrop.reduction}"
         + _official_alpha(rdrop),
-        f"device           {device}, sharding {train.sharding}, {cpu_settings()}",
-    ]
-    return "\n".join(lines)
+        "device": f"{device}, sharding {train.sharding}, {cpu_settings()}",
+    }
+    return "\n".join(f"{what:<15}  {words}" for what, words in lines.items())
 
 
 def _official_alpha(rdrop):

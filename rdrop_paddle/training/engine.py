@@ -1,9 +1,18 @@
-"""Training and evaluation of a task; knows updates, ranks and the loss, not images.
+"""Training and evaluation of a task; knows updates, ranks and the loss, not what samples are.
 
-A task has `model`, `size(split)`, `batches(split, first_update)`, `forward(model, batch, passes)` -> (logits, labels, pad mask
-or None), `counts(logits, labels, pad_mask)` -> int64 [len(count_names)], `score(counts)` -> dict whose first value is the
-higher, and `data_state(updates)` -> dict of JSON values that a checkpoint knows its data by; the last tensor of a batch
-holds the indices of its samples. See vision/task.py.
+A task is one object, that of vision/task.py for instance, with
+
+- `model`, a paddle.nn.Layer; `load_initial_weights()`, and `load_weights(path, sha256)` -> a report
+- `read_splits()`, and `size(split)`: how many samples
+- `batches(split, first_update)`: this rank's micro-batches, lists of tensors of which the last holds the samples' indices; for
+  "train" without end, for any other split once, each sample on one rank
+- `loss_terms(model, batch, passes)` -> (loss, cross entropy, KL, positions): means over so many positions, see criterion.py
+- `for_evaluation(split)`: a context that gives what `evaluate` takes as the model
+- `evaluate(model, batch)` -> a tensor [len(count_names)], which is summed over batches and ranks; integers where the measure
+  allows, so that any number of ranks prints the same digits
+- `score(counts)` -> {name: number} with the `measure` of its Config first, and `in_words(score)`, its closing line
+- `data_state(updates)`: JSON values that a checkpoint knows its data by
+- `describe()` -> {what: words} for the start of a run, and `examples()` -> {tag: picture or text} for VisualDL
 """
 
 import paddle
@@ -12,7 +21,6 @@ from .. import ranks
 from ..console import say
 from ..durability import checkpoint
 from ..durability.interruption import Interruption
-from .inference import for_evaluation
 from .update_figures import Clock
 
 
@@ -58,8 +66,9 @@ def train(trainer, log, interruption=None):
         logs, evaluates, saves = map(due, (config.train.log_every, config.train.eval_every, config.train.save_every))
         if logs or evaluates or saves or stops:
             means = trainer.fetch(log.folder)
+            clock.count(means.pop("positions"))
         if logs:
-            log.training(trainer.updates_done, lr=lr, **means, **clock.lap(config.train.batch_size))
+            log.training(trainer.updates_done, lr=lr, **means, **clock.lap(config.unit))
         if saves or stops:
             _save(trainer, log)
             clock.restart()
@@ -70,45 +79,48 @@ def train(trainer, log, interruption=None):
     if score is None:
         return _say_stopped(trainer, log, interruption)
     log.evaluation(steps, config.eval.split, score, final=True)
+    log.outcome(trainer.task.in_words(score))
+    log.outcome(trainer.task.in_words(score))
     return score
 
 
 def evaluate(task, split, amp=None, interruption=None):
-    """The score of `task.model` on a split, for example {"accuracy", "correct", "total"}, the same on every rank.
+    """The score of `task.model` on a split, {name: number} with the leading one first, the same on every rank.
 
-    Each example is counted once and the integer counts are summed over the ranks. `amp` holds arguments of
+    Each sample is counted once and the counts are summed over the ranks. `amp` holds arguments of
     `paddle.amp.auto_cast`; the default is full precision. None when `interruption` has ended it on any rank.
     """
     was_training = task.model.training
     task.model.eval()
-    counts, interrupted = paddle.zeros([len(task.count_names)], dtype="int64"), False
+    counts, interrupted = paddle.zeros([len(task.count_names)], "float64"), False  # which holds integers up to 2^53
     settings = amp or {"enable": False}
-    with paddle.no_grad(), paddle.amp.auto_cast(**settings), for_evaluation(task.model, task.size(split)) as model:
+    with paddle.no_grad(), paddle.amp.auto_cast(**settings), task.for_evaluation(split) as model:
         for batch in task.batches(split):
             interrupted = interruption is not None and interruption.requested()
             if interrupted:
                 break
-            counts += task.counts(*task.forward(model, batch))
+            counts += task.evaluate(model, batch).astype("float64")
             ranks.progress.signs += 1
     if was_training:
         task.model.train()
     ranks.wait_for_all()  # one of them may have had a batch more
-    *counts, interrupted = ranks.sum_over_all(paddle.concat([counts, paddle.to_tensor([int(interrupted)])])).numpy()
+    summed = ranks.sum_over_all(paddle.concat([counts, paddle.to_tensor([float(interrupted)], "float64")]))
+    *counts, interrupted = summed.numpy()
     return None if interrupted else task.score(counts)
 
 
 def _keep_best(trainer, log, interruption):
     """Evaluate on the held-out part and keep the weights when they are the best so far; returns False when interrupted."""
     task, config, update = trainer.task, trainer.config, trainer.updates_done
-    best, origin = None, {}
-    if config.data.val_fraction > 0:
+    best, origin, measure = None, {}, config.measure
+    if config.has_held_out():
         score = evaluate(task, "val", trainer.amp, interruption)
         if score is None:
             return False
         log.evaluation(update, "val", score)
-        measure, best = next(iter(score.items()))
-        origin = {f"val_{measure}": best}
-        if trainer.best is not None and best <= trainer.best:
+        best = score[measure.name]
+        origin = {f"val_{measure.name}": best}
+        if trainer.best is not None and not measure.is_better(best, trainer.best):
             return True
     elif update < config.train.steps:  # nothing to select by: the last weights are kept
         return True

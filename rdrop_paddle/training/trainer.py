@@ -9,11 +9,10 @@ import numpy as np
 import paddle
 
 from .. import ranks
-from ..config import accumulation, check_ranks
+from ..config import check_ranks, share_of_update
 from ..console import reported
 from ..durability import checkpoint
 from ..errors import UserError
-from ..loss import RDropLoss, cross_entropy
 from .ema import WeightAverage
 from .schedule import WarmupCosine
 from .sharding import Shards
@@ -26,10 +25,10 @@ def can_recompute():
 
 
 class Trainer:
-    """What one update needs: model, criterion, optimizer, learning rate, precision; and how far training has come.
+    """What one update needs: model, optimizer, learning rate, precision; and how far training has come.
 
     Raises:
-        UserError: a batch size that does not divide or exceeds the training set, sharding over one rank, mixed
+        UserError: micro-batches that the ranks cannot share, too few training samples, sharding over one rank, mixed
             precision without a GPU, or recompute where `can_recompute` is False.
     """
 
@@ -43,9 +42,7 @@ class Trainer:
         self.notes = []  # for the log, of how it was resumed
         self.rank, self.ranks = ranks.rank(), ranks.count()
         check_ranks(config.train, self.ranks)
-        self.accumulation = accumulation(config.train, self.ranks)
-        rdrop = config.rdrop
-        self.criterion = RDropLoss(rdrop.alpha, rdrop.reduction, stop_target_gradient=rdrop.stop_target_gradient)
+        self.share = share_of_update(config.train, self.rank, self.ranks)  # micro-batches
         train_config = config.train
         if train_config.recompute and not can_recompute():
             raise UserError(f"train.recompute needs Paddle 3 on a CPU, and this is {paddle.__version__}: train.recompute=false")
@@ -87,7 +84,7 @@ class Trainer:
     def read(self):
         """The micro-batches of the next update, and the seconds spent waiting for them."""
         start = time.perf_counter()
-        return list(itertools.islice(self.batches, self.accumulation)), time.perf_counter() - start
+        return list(itertools.islice(self.batches, self.share)), time.perf_counter() - start
 
     def step(self, micro_batches):
         """One update, without waiting for the device; `fetch` tells later how it went."""
@@ -121,29 +118,30 @@ class Trainer:
     def fetch(self, run_folder):
         """The FIGURES of the last update as {name: float}, and with skip_nonfinite how many were skipped so far.
 
-        One transfer for all updates since the last call.
+        One transfer for all updates since the last call; "positions" is the number in all of these.
 
         Raises:
             FloatingPointError: more than skip_nonfinite updates were not finite; the message describes the first too many.
         """
-        allowed = self.config.train.skip_nonfinite
+        allowed, positions = self.config.train.skip_nonfinite, 0
         for done, means in zip(self.pending, fetch_all(self.pending)):
+            positions += round(means["positions"])
             if not is_finite(means, scaled=self.scaler is not None):
                 self.skipped += 1
                 if self.skipped > allowed:
                     raise FloatingPointError(describe_failure(done, means, checkpoint.latest(run_folder)))
         self.pending.clear()
-        return means | ({"skipped": self.skipped} if allowed else {})
+        return means | dict(positions=positions) | ({"skipped": self.skipped} if allowed else {})
 
     def backward(self, micro_batches, update):
         """Leave the clipped gradient of the global batch in the parameters.
 
-        Each micro-batch's loss is a mean over its own unmasked positions, so it is weighted with their number and the
-        gradient is divided by the number in the whole global batch: neither accumulation nor ranks change it, unless
+        Each micro-batch's loss is a mean over its own positions, so it is weighted with their number and the gradient is
+        divided by the number in the whole global batch: neither the cut into micro-batches nor ranks change it, unless
         rdrop.reduction is "sum", by which the KL's weight is the micro-batch's.
 
         Returns:
-            the FIGURES, float32 [4] on the device.
+            the FIGURES, float32 [5] on the device.
         """
         # a pure function of seed, update and rank: resuming needs no generator state
         paddle.seed(_dropout_seed(self.config.train.seed, update, self.rank))
@@ -155,19 +153,12 @@ class Trainer:
             ranks.progress.signs += 1
         totals = ranks.sum_over_all(totals)
         grad_norm = self._scale_gradients((self.ranks if self.data_parallel else 1) / totals[3])
-        return paddle.concat([totals[:3] / totals[3], grad_norm.reshape([1])])
+        return paddle.concat([totals[:3] / totals[3], grad_norm.reshape([1]), totals[3:]])
 
     def _accumulate(self, batch):
-        """Forward and backward of one micro-batch: [loss, ce, kl, 1] times its unmasked positions."""
-        rdrop = self.config.rdrop
+        """Forward and backward of one micro-batch: [loss, ce, kl, 1] times its positions."""
         with paddle.amp.auto_cast(**self.amp):
-            logits, labels, pad_mask = self.task.forward(self.model, batch, rdrop.passes)
-        if rdrop.passes == 1:
-            ce = cross_entropy(logits, labels, pad_mask)
-            loss, kl = ce, paddle.zeros_like(ce)
-        else:
-            loss, ce, kl = self.criterion.terms(*logits.chunk(2), labels, pad_mask)
-        positions = (~pad_mask).astype("float32").sum() if pad_mask is not None else paddle.full([], labels.size, "float32")
+            loss, ce, kl, positions = self.task.loss_terms(self.model, batch, self.config.rdrop.passes)
         weighted = loss * positions
         (self.scaler.scale(weighted) if self.scaler else weighted).backward()
         return paddle.stack([weighted, ce * positions, kl * positions, positions]).detach()
@@ -226,7 +217,7 @@ class Trainer:
         state = checkpoint.load_state(folder)
         self.updates_done, self.best, self.skipped = state["update"], state["best"], state["skipped"]
         self.schedule.step(self.updates_done)
-        self.notes += checkpoint.compare(folder, state, self.state())
+        self.notes += checkpoint.compare(folder, state, self.state(), free=self.config.changeable())
         checkpoint.set_parameters(self.task.model, checkpoint.load_arrays(folder, "model"))
         checkpoint.set_momentum(checkpoint.load_arrays(folder, "momentum"), self.task.model, self.optimizer, self.shards)
         if self.config.train.ema_decay is not None:

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import paddle
 
-FIGURES = ("loss", "ce", "kl", "grad_norm")  # of an update: global-batch means, and the gradient's norm before clipping
+# of an update: means over the positions of the global batch, the gradient's norm before clipping, and how many positions
+FIGURES = ("loss", "ce", "kl", "grad_norm", "positions")
 WATCHED = ("loss", "grad_norm")  # an update is worth nothing unless these are finite
 
 
@@ -62,16 +63,22 @@ class Clock:
         self.restart()
 
     def restart(self):
-        self._start, self._reading, self._updates = time.perf_counter(), 0.0, 0
+        self._start, self._reading, self._updates, self._positions = time.perf_counter(), 0.0, 0, 0
 
     def add(self, reading):
         self._reading += reading
         self._updates += 1
 
-    def lap(self, batch_size):
-        """Images per second over all ranks, and seconds per update for reading and in all; starts a new lap."""
-        elapsed, updates, reading = time.perf_counter() - self._start, self._updates, self._reading
+    def count(self, positions):
+        self._positions += positions
+
+    def lap(self, unit):
+        """Positions per second over all ranks, called by `unit`, and seconds per update for reading and in all; a new lap."""
+        elapsed, updates = time.perf_counter() - self._start, self._updates
+        found = {
+            f"{unit}_per_second": self._positions / elapsed,
+            "reader_cost": self._reading / updates,
+            "batch_cost": elapsed / updates,
+        }
         self.restart()
-        return dict(
-            images_per_second=updates * batch_size / elapsed, reader_cost=reading / updates, batch_cost=elapsed / updates
-        )
+        return found

@@ -21,10 +21,10 @@ class Recorder:
     def __getattr__(self, name):
         return getattr(self._task, name)
 
-    def forward(self, model, batch, passes=1):
-        outputs = self._task.forward(model, batch, passes)
-        self._answers.append((batch[-1], outputs[0].argmax(axis=-1)))
-        return outputs
+    def evaluate(self, model, batch):
+        logits, labels = self._task.forward(model, batch)
+        self._answers.append((batch[-1], logits.argmax(axis=-1)))
+        return self._task.counts(logits, labels)
 
     def write(self, path, split):
         """Write one line per image of the split, in the data's order; rank 0 does, but all ranks must call it."""

@@ -14,6 +14,7 @@ from typing import List
 import numpy as np
 from PIL import Image, ImageOps
 
+from ..config import data_root
 from ..console import say
 from ..errors import UserError
 from . import cifar
@@ -23,11 +24,6 @@ CHOICE_SEED = 0  # of the held-out part and the subset: the same images whatever
 DIGITS = tuple("0123456789")
 DIGITS_TEST_SHARE = 0.4
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
-
-
-def data_root():
-    """The folder of archives and weights: RDROP_DATA, or ~/.cache/rdrop."""
-    return Path(os.environ.get("RDROP_DATA") or "~/.cache/rdrop").expanduser()
 
 
 @dataclass(frozen=True)

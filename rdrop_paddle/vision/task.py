@@ -1,14 +1,20 @@
-"""Image classification as the engine sees it: batches, forward, counts, score, and the model."""
+"""Image classification as the engine sees it, see training/engine.py: model, batches, loss, counts and score."""
 
+import numpy as np
 import paddle
 
 from .. import ranks
+from ..config import accumulation, data_root
 from ..console import reported, say
 from ..errors import UserError
+from ..training.criterion import Criterion
+from ..training.inference import for_evaluation
 from . import data, pixels
 from .augmentation import Augmentation
 from .model import build_model
 from .weights import find_weights, load_weights
+
+EXAMPLES = 16  # images that VisualDL shows
 
 
 class ImageClassification:
@@ -20,6 +26,7 @@ class ImageClassification:
         self.config = config
         self.rank, self.ranks = ranks.rank(), ranks.count()
         self.model = build_model(config.model)
+        self.criterion = Criterion(config)
         if config.rdrop.shared_blocks >= len(self.model.blocks):
             raise UserError(
                 f"rdrop.shared_blocks {config.rdrop.shared_blocks} leaves none of the model's {len(self.model.blocks)} blocks "
@@ -32,13 +39,17 @@ class ImageClassification:
     def load_initial_weights(self):
         """The pretrained weights of `model.weights`, with a head of zeros; random weights when it is empty."""
         if self.config.model.weights:
-            path = find_weights(self.config.model.weights, data.data_root())
+            path = find_weights(self.config.model.weights, data_root())
             say(f"reading the weights {path}")
             self.weight_report = load_weights(self.model, path, reset_head=True)
 
+    def load_weights(self, path, sha256=None):
+        """Load trained weights, head and all; the WeightReport. Errors: see weights.load_weights."""
+        return load_weights(self.model, path, sha256=sha256)
+
     def read_splits(self):
         """Read every split that training will need: a fault in one ends the run now and not after training."""
-        for split in ("train", *(["val"] if self.config.data.val_fraction else []), self.config.eval.split):
+        for split in ("train", *(["val"] if self.config.has_held_out() else []), self.config.eval.split):
             self.images(split)
 
     def images(self, split):
@@ -96,17 +107,33 @@ class ImageClassification:
     def data_state(self, updates):
         """What the batches after so many updates follow from, of JSON values: the data, epoch and updates of that epoch."""
         if not self._fingerprints:
-            splits = ("train", "val") if self.config.data.val_fraction else ("train",)
+            splits = ("train", "val") if self.config.has_held_out() else ("train",)
             self._fingerprints = {split: data.fingerprint(self.images(split)) for split in splits}
         epoch, done = divmod(updates, self.size("train") // self.config.train.batch_size)
         return {**self._fingerprints, "epoch": epoch, "updates_of_epoch": done}
 
-    def example_images(self, count):
-        """The first training images as the model will see them in the first epoch: uint8 [count, S, S, 3]."""
+    def describe(self):
+        """{what: words} for the start of a run."""
+        train, count = self.config.train, self.size("train")
+        in_micro_batches = f"{train.micro_batch_size} (micro) x {self.ranks} (ranks) x {accumulation(train, self.ranks)}"
+        return {
+            "initial weights": f"{self.weight_report or 'random, or those of the checkpoint'}",
+            "global batch": f"{train.batch_size} = {in_micro_batches} (accumulation)",
+            "training images": f"{count:,}, {count // train.batch_size} updates an epoch, {train.steps} updates in all",
+        }
+
+    def examples(self):
+        """The first training images as the model will see them, as one picture: {tag: uint8 [H, W, 3]}.
+
+        They fill the largest square grid of at most EXAMPLES; a small data set has few.
+        """
         order = data.epoch_order(self.size("train"), self.config.train.seed, epoch=0)
-        batch = self._dataset("train").read(0, order[:count])
+        batch = self._dataset("train").read(0, order[:EXAMPLES])
         seen = self.model_input(list(map(pixels.upload, batch)))
-        return ((seen.transpose([0, 2, 3, 1]) + 1.0) * 127.5).round().astype("uint8").numpy()
+        images = ((seen.transpose([0, 2, 3, 1]) + 1.0) * 127.5).round().astype("uint8").numpy()  # [N, S, S, 3]
+        side = int(len(images) ** 0.5)
+        rows = images[: side * side].reshape(side, side, *images.shape[1:])
+        return {"train/augmented": np.concatenate(np.concatenate(rows, axis=1), axis=1)}
 
     def _dataset(self, split):
         config = self.config
@@ -123,17 +150,31 @@ class ImageClassification:
             return pixels.crop_and_resize(images, *crops, self.config.model.image_size)
 
     def forward(self, model, batch, passes=1):
-        """(logits [passes * N, classes], labels [N], no pad mask); `model` is self.model or what stands for it."""
+        """(logits [passes * N, classes], labels [N]); `model` is self.model or what stands for it."""
         settings = {} if passes == 1 else dict(passes=passes)
         if self.model.training:
             settings |= dict(shared_blocks=self.config.rdrop.shared_blocks, recompute=self.config.train.recompute)
-        return model(self.model_input(batch), **settings), batch[-2], None
+        return model(self.model_input(batch), **settings), batch[-2]
 
-    def counts(self, logits, labels, pad_mask):
+    def loss_terms(self, model, batch, passes):
+        """(loss, cross entropy, KL, images), see training/criterion.py."""
+        return self.criterion(*self.forward(model, batch, passes))
+
+    def for_evaluation(self, split):
+        """A context that gives the model, or its export where that is sooner through the split."""
+        return for_evaluation(self.model, self.size(split))
+
+    def evaluate(self, model, batch):
         """int64 [2]: how many are right, of how many. Counts add up over batches and ranks."""
+        return self.counts(*self.forward(model, batch))
+
+    def counts(self, logits, labels):
         return paddle.stack([(logits.argmax(axis=-1) == labels).sum(), paddle.to_tensor(labels.size)])
 
     def score(self, counts):
-        """What the summed counts mean, ready for the log; the first value, the higher the better, selects the best weights."""
+        """What the summed counts mean, ready for the log."""
         correct, total = (int(count) for count in counts)
         return {"accuracy": correct / total, "correct": correct, "total": total}
+
+    def in_words(self, score):
+        return f"accuracy {score['accuracy']:.4f} ({score['correct']}/{score['total']})"

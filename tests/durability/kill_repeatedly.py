@@ -18,10 +18,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "training")]
 
-from conftest import TINY
+from conftest import BASE, TINY
 from resume_worker import outcome
 
-from rdrop_paddle.config import BASE
 from rdrop_paddle.durability import checkpoint, files
 from rdrop_paddle.reporting.metrics import read_metrics
 

@@ -42,20 +42,20 @@ def train(tiny_config, signals):
         trainer = Trainer(task, config)
         if resume:
             trainer.restore(Path(config.output) / name)
-        step, counts, batches = trainer.step, task.counts, []
+        step, evaluate, batches = trainer.step, task.evaluate, []
 
         def terminating_step(micro_batches):
             if trainer.updates_done + 1 == before_update:
                 os.kill(os.getpid(), signal.SIGTERM)
             step(micro_batches)
 
-        def terminating_counts(*arguments):
+        def terminating_evaluate(*arguments):
             batches.append(None)
             if len(batches) == in_batch:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return counts(*arguments)
+            return evaluate(*arguments)
 
-        trainer.step, task.counts = terminating_step, terminating_counts
+        trainer.step, task.evaluate = terminating_step, terminating_evaluate
         with RunLog(config, kept_updates=trainer.updates_done) as log, Interruption() as stop:
             score = engine.train(trainer, log, stop)
         if in_batch:

@@ -10,10 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TINY, logged, tool_environment
+from conftest import BASE, ROOT, TINY, logged, tool_environment
 from safetensors.numpy import load_file
 
-from rdrop_paddle.config import BASE
 from rdrop_paddle.durability import checkpoint
 
 SHORT = [*TINY, "train.steps=40", "train.eval_every=10", "train.save_every=10"]

@@ -13,17 +13,16 @@ import numpy as np
 import pytest
 import scipy.stats
 import yaml
-from conftest import ROOT, TINY
+from conftest import BASE, ROOT, TINY
 
 from rdrop_paddle import UserError, load_config
-from rdrop_paddle.config import BASE
 from rdrop_paddle.reporting import comparisons, published
 from rdrop_paddle.reporting.experiments import load_table, run_missing
 
 TRAIN = f"""
 import json, pathlib, sys, time
 sys.path.insert(0, {str(ROOT)!r})
-from rdrop_paddle.config import load_config
+from rdrop_paddle import load_config
 config = load_config(sys.argv[2], [word for word in sys.argv[4:] if word != "--resume"])
 resume, folder = sys.argv[-1] == "--resume", pathlib.Path(config.output) / config.name
 with open("starts", "a") as starts:
@@ -50,6 +49,7 @@ correct = 400 + 7 * config.train.seed
 records.append(dict(step=25, split="val", accuracy=0.1, correct=1, total=10))
 records.append(dict(step=25, split=config.eval.split, accuracy=correct / 719, correct=correct, total=719, final=True))
 (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\\n" for record in records))
+(folder / "eval.txt").write_text(f"accuracy {{correct / 719:.4f}} ({{correct}}/719)\\n")
 """
 RESULTS = Path("results")
 
@@ -75,7 +75,7 @@ def run(write_table):
     Path("train.py").write_text(TRAIN)
 
     def start(*runs, only="*", **more):
-        return run_missing(load_table(write_table(*runs, **more)), "train.py", only)
+        return run_missing(load_table(write_table(*runs, **more), load_config), "train.py", only)
 
     return start
 
@@ -323,7 +323,7 @@ def test_the_summarys_numbers_are_scipys(write_table):
     full = dict(title="full data", baseline="baseline", rdrop="other")
     alone, four = dict(title="alone", run="rdrop"), dict(title="four times", run="other", reference="rdrop")
     runs = [dict(name=name, seeds=seeds) for name in ("baseline", "rdrop", "other")]
-    table = load_table(write_table(*runs, comparisons=[few, full], ablations=[alone, four]))
+    table = load_table(write_table(*runs, comparisons=[few, full], ablations=[alone, four]), load_config)
     rdrop = dict(zip(reversed(seeds), reversed(after)))
     write_runs(dict(baseline=dict(zip(seeds, before)), rdrop=rdrop, other={3: 4500, 4: None}))
     low, high = scipy.stats.ttest_rel(after, before).confidence_interval(0.95)
@@ -340,7 +340,7 @@ def test_the_summarys_numbers_are_scipys(write_table):
 
 def test_what_was_not_run_is_said(write_table):
     full, average = dict(title="full data", baseline="a", rdrop="b"), dict(title="EMA", run="a", reference="b")
-    table = load_table(write_table(dict(name="a"), dict(name="b"), comparisons=[full], ablations=[average]))
+    table = load_table(write_table(dict(name="a"), dict(name="b"), comparisons=[full], ablations=[average]), load_config)
     lines = comparisons.summary(table).splitlines()
     assert "| full data | not run | not run | not run | - |" in lines and "| EMA | not run | not run | b | - |" in lines
     write_runs(dict(a={0: None}))
@@ -349,5 +349,5 @@ def test_what_was_not_run_is_said(write_table):
 
 def test_an_empty_table_is_one(run):
     assert run() == 0 and rows() == []
-    table = load_table(RESULTS / "experiments.yaml")
+    table = load_table(RESULTS / "experiments.yaml", load_config)
     assert comparisons.summary(table) == "" and published.csv_text(table) == (RESULTS / "runs.csv").read_text()

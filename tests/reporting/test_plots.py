@@ -13,8 +13,10 @@ from visualdl import LogWriter
 from rdrop_paddle import UserError
 from rdrop_paddle.reporting import method_drawing, plots
 from rdrop_paddle.reporting.curves import read_log
-from rdrop_paddle.vision import class_predictions
+from rdrop_paddle.vision import class_figure, class_predictions
+from rdrop_paddle.vision.config import ImageClassificationConfig
 
+MEASURE = ImageClassificationConfig.measure
 RUNS = ROOT / "results" / "digits_quickstart"
 COLUMNS = ["name", "status", "split", "correct", "total", "alpha", "passes", "shared_blocks", "milliseconds_per_update"]
 
@@ -99,14 +101,14 @@ def texts(axes):
 
 def test_the_log_shows_the_test_scores_with_their_range():
     arms = {"R-Drop": {n: {"train/loss": [(1, 2.0), (2, 1.0)], "test/accuracy": [(2, 0.5 + n / 10)]} for n in range(3)}}
-    loss, accuracy = plots.log_figure(arms).axes
+    loss, accuracy = plots.log_figure(arms, MEASURE).axes
     assert (loss.get_ylabel(), accuracy.get_ylabel()) == ("training loss, nats", "accuracy, %")
     assert texts(accuracy) == ["R-Drop, test 60.00 (50.00 to 70.00)"]
 
 
 def test_scores_of_the_last_update_alone_stand_beside_each_other():
     logs = {"r": {"train/loss": [(1, 2.0), (9, 1.0)], "val/accuracy": [(9, 0.4)], "test/accuracy": [(9, 0.5)]}}
-    _, accuracy = plots.log_figure({"baseline": logs, "R-Drop": logs}).axes
+    _, accuracy = plots.log_figure({"baseline": logs, "R-Drop": logs}, MEASURE).axes
     assert [label.get_text() for label in accuracy.get_xticklabels()] == ["held-out", "test"]
     points = [bar.lines[0].get_xydata()[0].tolist() for bar in accuracy.containers]
     np.testing.assert_allclose(points, [[-0.1, 40], [0.9, 50], [0.1, 40], [1.1, 50]])
@@ -119,7 +121,7 @@ def test_several_values_of_a_step_are_reported_and_drawn_as_their_mean_and_range
                 writer.add_scalar("eval/acc", value + step / 100, step)
     _, printed = plot("log", "--arm", "theirs", tmp_path / "theirs", "--tag", "eval/acc")
     assert "eval/acc holds up to 2 values a step at 2 of 2 steps" in printed
-    (axes,) = plots.log_figure({"theirs": {"a": read_log(tmp_path / "theirs")}}, ["eval/acc"]).axes
+    (axes,) = plots.log_figure({"theirs": {"a": read_log(tmp_path / "theirs")}}, MEASURE, ["eval/acc"]).axes
     assert axes.lines[0].get_xydata().tolist() == [[100, 94.5], [200, 95.5]]
     assert axes.collections[0].get_datalim(axes.transData).get_points().tolist() == [[100, 94], [200, 96]]
     assert axes.get_legend().get_title().get_text() == "mean and range (min to max)"
@@ -129,13 +131,13 @@ def test_a_baselines_cross_entropy_is_not_drawn_twice():
     logs = {name: {"r": {"train/loss": [(1, 2.0), (2, 1.0)], "train/ce": [(1, ce), (2, ce)], "val/accuracy": [(1, 0.1)]}}
             for name, ce in (("R-Drop", 0.5),)}  # fmt: skip
     logs["baseline"] = {"r": {**logs["R-Drop"]["r"], "train/ce": [(1, 2.0), (2, 1.0)]}}
-    loss, _ = plots.log_figure(logs).axes
+    loss, _ = plots.log_figure(logs, MEASURE).axes
     assert texts(loss) == ["R-Drop, loss", "R-Drop, cross entropy alone", "baseline, loss"]
 
 
 def test_the_evaluation_names_the_best_the_worst_and_the_confused(answers):
     found = class_predictions.read(answers)
-    left, right = plots.evaluation_figure(found, named=2, pairs=3).axes
+    left, right = class_figure.evaluation_figure(found, named=2, pairs=3).axes
     assert left.get_title("left") == f"accuracy {found.correct / 2:.2f} % ({found.correct}/200)"
     heights = left.lines[0].get_ydata()
     assert len(heights) == 20 and (np.diff(heights) >= 0).all() and heights.mean() == pytest.approx(found.correct / 2)
@@ -151,22 +153,22 @@ def test_the_evaluation_names_the_best_the_worst_and_the_confused(answers):
 
 
 def test_accuracy_against_alpha_and_cost_is_the_mean_over_the_finished_runs(table):
-    groups = plots.read_runs(table, ["base", "rdrop0", "rdrop1", "rdrop4"])
+    groups = plots.read_runs(table, ["base", "rdrop0", "rdrop1", "rdrop4"], MEASURE)
     assert [len(runs) for runs in groups.values()] == [3, 3, 3, 3]
-    (axes,) = plots.alpha_figure(groups, "base").axes
+    (axes,) = plots.alpha_figure(groups, "base", MEASURE).axes
     assert axes.lines[0].get_ydata() == pytest.approx([51, 51])
     np.testing.assert_allclose(axes.lines[1].get_xydata(), [[0, 54], [1, 55], [4, 58]])
     assert texts(axes) == ["baseline, mean and range of 3 seeds", "R-Drop, mean and range of 3 seeds"]
     assert axes.get_ylabel() == "test accuracy, %"
     assert [axes.patches[0].get_y(), axes.patches[0].get_height()] == pytest.approx([50, 2])
-    figure = plots.cost_figure(groups)
+    figure = plots.cost_figure(groups, MEASURE)
     figure.draw_without_rendering()
     (axes,) = figure.axes
     assert 100 * axes.child_axes[0].get_xlim()[1] == pytest.approx(axes.get_xlim()[1])  # in updates of the baseline
     points = [container.lines[0].get_xydata()[0].tolist() for container in axes.containers]
     np.testing.assert_allclose(points, [[100, 51], [180, 54], [180, 55], [140, 58]])
     assert texts(axes) == ["baseline", "two passes without KL", "R-Drop", "R-Drop, 4 blocks shared"]
-    twice = plots.cost_figure({"one": groups["rdrop1"], "other": groups["rdrop1"]})
+    twice = plots.cost_figure({"one": groups["rdrop1"], "other": groups["rdrop1"]}, MEASURE)
     assert texts(twice.axes[0]) == ["R-Drop (one)", "R-Drop (other)"]
 
 

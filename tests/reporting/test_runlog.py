@@ -21,6 +21,8 @@ def test_the_run_folder_describes_the_run(tiny_config):
         log.training(1, **VALUES)
         log.evaluation(3, "val", {"accuracy": 0.5, "correct": 1, "total": 2})
         log.evaluation(6, "test", {"accuracy": 0.25, "correct": 1, "total": 4}, final=True)
+        log.outcome("accuracy 0.2500 (1/4)")
+    assert (log.folder / "eval.txt").read_text() == "accuracy 0.2500 (1/4)\n"
     assert load_config(log.folder / "config.yaml") == config
     described = json.loads((log.folder / "environment.json").read_text())
     assert described["ranks"] == 2 and described["packages"]["visualdl"]
@@ -35,7 +37,8 @@ def test_the_run_folder_describes_the_run(tiny_config):
 
 def test_visualdl_shows_scalars_images_and_hyper_parameters(tiny_config):
     with RunLog(tiny_config()) as log:
-        log.image_grid(np.random.default_rng(0).integers(0, 255, [5, 8, 8, 3], dtype="uint8"))  # one is left over
+        log.examples({"train/augmented": np.random.default_rng(0).integers(0, 255, [16, 16, 3], dtype="uint8")})
+        log.examples({"val/translated": "Ein Hund rennt. → A dog runs."}, update=3)
         log.training(1, **VALUES)
         log.training(2, **VALUES | {"loss": 1.5})
         log.evaluation(3, "val", {"accuracy": 0.5, "correct": 1, "total": 2})
@@ -44,7 +47,7 @@ def test_visualdl_shows_scalars_images_and_hyper_parameters(tiny_config):
     tags = reader.get_tags()
     assert {f"train/{name}" for name in VALUES} | {"val/accuracy"} <= set(tags["scalar"])
     assert [(s.id, round(s.value, 3)) for s in reader.get_data("scalar", "train/loss")] == [(1, 2.5), (2, 1.5)]
-    assert tags["image"] == ["train/augmented"] and "hyper_parameters" in tags
+    assert tags["image"] == ["train/augmented"] and tags["text"] == ["val/translated"] and "hyper_parameters" in tags
 
 
 def test_a_continued_run_keeps_what_was_logged_before_its_checkpoint(tiny_config):
@@ -79,7 +82,8 @@ def test_other_ranks_write_nothing(tiny_config):
         log.message("hello")
         log.training(1, **VALUES)
         log.evaluation(1, "val", {"accuracy": 0.5})
-        log.image_grid(np.zeros([1, 8, 8, 3], "uint8"))
+        log.examples({"train/augmented": np.zeros([8, 8, 3], "uint8")})
+        log.outcome("accuracy 0.5000 (1/2)")
         log.progress(1)
         log.sync()
     assert not log.folder.exists()

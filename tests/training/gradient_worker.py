@@ -34,9 +34,9 @@ def main():
 def gradients(reduction, micro_batch_size, recompute=False):
     import numpy as np
     import paddle
-    from conftest import TINY
+    from conftest import BASE, TINY
 
-    from rdrop_paddle.config import BASE, load_config
+    from rdrop_paddle import load_config
     from rdrop_paddle.training.trainer import Trainer
     from rdrop_paddle.training.update_figures import FIGURES
     from rdrop_paddle.vision.task import ImageClassification

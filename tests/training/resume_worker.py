@@ -56,10 +56,9 @@ def differences(output, updates, *overrides):
 def run(output, name, *overrides, copies=(), resume=False):
     """Train to the end; the run folder as it is after each update of `copies` is copied to NAME-afterUPDATE."""
     import paddle
-    from conftest import TINY
+    from conftest import BASE, TINY
 
-    from rdrop_paddle import ranks
-    from rdrop_paddle.config import BASE, load_config
+    from rdrop_paddle import load_config, ranks
     from rdrop_paddle.reporting.runlog import RunLog
     from rdrop_paddle.training import engine
     from rdrop_paddle.training.trainer import Trainer

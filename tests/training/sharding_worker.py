@@ -51,9 +51,9 @@ def main():
 
 def trainer_of(stage):
     import paddle
-    from conftest import TINY
+    from conftest import BASE, TINY
 
-    from rdrop_paddle.config import BASE, load_config
+    from rdrop_paddle import load_config
     from rdrop_paddle.training.trainer import Trainer
     from rdrop_paddle.vision.task import ImageClassification
 

@@ -6,13 +6,12 @@ import re
 import numpy as np
 import paddle
 import pytest
-from conftest import recomputes
+from conftest import BASE, recomputes
 from gradient_worker import gradients
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from rdrop_paddle import UserError, evaluate, layers
-from rdrop_paddle.config import BASE
 from rdrop_paddle.durability import checkpoint
 from rdrop_paddle.durability.checkpoint import model_arrays
 from rdrop_paddle.loss import RDropLoss

@@ -2,11 +2,11 @@ import json
 from dataclasses import asdict
 
 import pytest
-from conftest import TINY, logged
+from conftest import BASE, TINY, logged
 from resume_worker import OVERRIDES, PLAIN, STEPS, differences, run
 
-from rdrop_paddle import UserError
-from rdrop_paddle.config import BASE, FREE, flatten, load_config
+from rdrop_paddle import UserError, load_config
+from rdrop_paddle.config import FREE, flatten
 from rdrop_paddle.durability import checkpoint
 from rdrop_paddle.training.trainer import Trainer, can_recompute
 from rdrop_paddle.vision.task import ImageClassification

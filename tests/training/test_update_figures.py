@@ -18,9 +18,9 @@ def trainer_with_bad_updates(config, bad):
     forward = trainer.task.forward
 
     def forward_or_break(model, batch, passes=1):
-        logits, labels, pad_mask = forward(model, batch, passes)
+        logits, labels = forward(model, batch, passes)
         broken = passes > 1 and trainer.updates_done + 1 in bad
-        return logits * (float("nan") if broken else 1.0), labels, pad_mask
+        return logits * (float("nan") if broken else 1.0), labels
 
     trainer.task.forward = forward_or_break
     return trainer

@@ -151,10 +151,17 @@ def test_training_images_are_augmented_as_the_config_says(tiny_config):
 
 def test_example_images_are_what_the_first_batch_shows_the_model(tiny_config):
     task = ImageClassification(tiny_config("model.image_size=16", "data.flip=true"))
-    examples = task.example_images(4)
-    assert examples.shape == (4, 16, 16, 3) and examples.dtype == np.uint8
-    expected = (task.model_input(next(task.batches("train"))).numpy()[:4].transpose(0, 2, 3, 1) + 1) * 127.5
+    (grid,) = task.examples().values()  # 4 x 4 images
+    assert grid.shape == (4 * 16, 4 * 16, 3) and grid.dtype == np.uint8
+    examples = grid.reshape(4, 16, 4, 16, 3).transpose(0, 2, 1, 3, 4).reshape(16, 16, 16, 3)
+    expected = (task.model_input(next(task.batches("train"))).numpy()[:16].transpose(0, 2, 3, 1) + 1) * 127.5
     np.testing.assert_allclose(examples, expected, rtol=0, atol=0.501)
+
+
+def test_the_examples_of_a_small_data_set_fill_a_smaller_square(tiny_config):
+    config = tiny_config("data.images_per_class=1", "train.batch_size=10", "train.micro_batch_size=5")
+    (grid,) = ImageClassification(config).examples().values()
+    assert grid.shape == (3 * 8, 3 * 8, 3)  # of ten images, one is left over
 
 
 def test_the_pixels_of_an_array_travel_as_they_were_decoded(tiny_config):

@@ -13,11 +13,10 @@ from types import SimpleNamespace
 import numpy as np
 import paddle
 import pytest
-from conftest import ROOT
+from conftest import BASE, ROOT
 from PIL import Image
 
 from rdrop_paddle import UserError, load_weights
-from rdrop_paddle.config import BASE
 from rdrop_paddle.durability.checkpoint import model_arrays, save_weights
 from rdrop_paddle.training import inference
 from rdrop_paddle.vision import export, prediction

@@ -1,11 +1,10 @@
 import numpy as np
 import paddle
 import pytest
-from conftest import recomputes
+from conftest import BASE, recomputes
 from scipy.special import erf
 
-from rdrop_paddle import UserError, VisionTransformer, build_model
-from rdrop_paddle.config import BASE, load_config
+from rdrop_paddle import UserError, VisionTransformer, build_model, load_config
 from rdrop_paddle.vision.architectures import ARCHITECTURES
 
 # ImageNet heads at 224 px as published for each, and the two of the CIFAR-100 recipe

@@ -8,11 +8,10 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
-from conftest import ROOT
+from conftest import BASE, ROOT
 from PIL import Image
 
 from rdrop_paddle import UserError, compute_kl_loss
-from rdrop_paddle.config import BASE
 from rdrop_paddle.durability.checkpoint import model_arrays, save_weights
 from rdrop_paddle.training import inference
 from rdrop_paddle.vision import cifar, data, prediction

@@ -1,10 +1,10 @@
 import numpy as np
 import paddle
 import pytest
+from conftest import BASE
 from scipy import ndimage
 
-from rdrop_paddle import UserError, build_model, load_weights
-from rdrop_paddle.config import BASE, load_config
+from rdrop_paddle import UserError, build_model, load_config, load_weights
 from rdrop_paddle.durability.checkpoint import model_arrays, save_weights
 from rdrop_paddle.vision.weights import find_weights, resize_position_embedding
 

@@ -1,6 +1,6 @@
 """The same work in torch for speed.py: one process with all threads, the same images, resized as one batch and not cropped.
 
-python benchmarks/speed_torch.py SPECIFICATION.json FOLDER
+python benchmarks/torch_image_classification.py SPECIFICATION.json FOLDER
 """
 
 import os
@@ -12,20 +12,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import speed_worker
 from rdrop_paddle import command_line, load_config
 
+EVALUATION_BATCHES = 4
+
 
 def main():
     import numpy as np
     import torch
 
+    from benchmarks.image_classification import model_numbers
     from benchmarks.torch_reference import Vit, count_correct, resize, update
     from rdrop_paddle.vision import data
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     chosen = speed_worker.specification()
     config = load_config(chosen["config"], chosen["overrides"])
-    train, model = config.train, Vit(**chosen["model"])
+    train, model = config.train, Vit(**model_numbers(config.model))
     optimizer = torch.optim.SGD(model.parameters(), lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
-    count, part = chosen["images"], "test" if chosen["evaluation"] and config.eval.split == "test" else "train"
+    count = EVALUATION_BATCHES * config.eval.batch_size if chosen["evaluation"] else train.batch_size
+    part = "test" if chosen["evaluation"] and config.eval.split == "test" else "train"
     (source, *_) = data.load_splits(config.data, part).values()
     order = iter(np.random.default_rng(0).integers(0, len(source.labels), [1000, count]))
 
@@ -40,10 +44,10 @@ def main():
             rdrop = dict(passes=config.rdrop.passes, alpha=config.rdrop.alpha)
             images = resize(images, model.image_size)
             update(model, optimizer, images, labels, micro_batch=micro_batch, clip_norm=train.clip_norm, **rdrop)
-        return 0.0
+        return count, 0.0
 
     ceiling = speed_worker.fastest_product(torch.ones)
-    speed_worker.report(once, rank=0, images=count, ceiling=ceiling)
+    speed_worker.report(once, rank=0, ceiling=ceiling)
     return 0
 
 

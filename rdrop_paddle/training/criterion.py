@@ -1,0 +1,29 @@
+"""R-Drop's loss as a config asks for it, for tasks whose model gives logits."""
+
+import paddle
+
+from ..loss import RDropLoss, cross_entropy
+
+
+class Criterion:
+    """The loss of one micro-batch by the sections `rdrop` and `train` of a Config: of one pass the cross entropy alone."""
+
+    def __init__(self, config):
+        rdrop = config.rdrop
+        self.passes = rdrop.passes
+        self.of_two = RDropLoss(rdrop.alpha, rdrop.reduction, stop_target_gradient=rdrop.stop_target_gradient)
+
+    def __call__(self, logits, labels, pad_mask=None):
+        """(loss, cross entropy, KL, positions): float32 scalars, the first three means over the unmasked positions.
+
+        Args:
+            logits: [passes * N, ..., classes], the first pass first.
+            labels: of one pass, see loss.cross_entropy.
+            pad_mask: bool [N, ...], True = padding, or None.
+        """
+        with paddle.amp.auto_cast(enable=False):
+            positions = paddle.full([], labels.size, "float32") if pad_mask is None else (~pad_mask).astype("float32").sum()
+            if self.passes > 1:
+                return (*self.of_two.terms(*logits.chunk(2), labels, pad_mask), positions)
+            ce = cross_entropy(logits, labels, pad_mask)
+            return ce, ce, paddle.zeros_like(ce), positions

@@ -1,0 +1,67 @@
+"""The sections of a config that belong to image classification; the package's configs/base/ has their defaults."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Dict, Optional, Tuple
+
+from ..config import Config, Measure, one_of, within
+from ..errors import UserError
+
+
+@dataclass
+class ModelConfig:
+    name: str
+    patch_size: Optional[int] = within(low=1)
+    embed_dim: Optional[int] = within(low=1)
+    depth: Optional[int] = within(low=1)
+    num_heads: Optional[int] = within(low=1)
+    mlp_ratio: Optional[float] = within(above=0)
+    image_size: int = within(low=1)
+    classes: int = within(low=1)
+    drop_rate: float = within(low=0, high=1)
+    proj_drop_rate: float = within(low=0, high=1)
+    qkv_bias: bool
+    epsilon: float = within(above=0)
+    weights: str
+
+
+@dataclass
+class DataConfig:
+    name: str = one_of("cifar100", "cifar10", "digits", "folder")
+    path: str
+    images_per_class: Optional[int] = within(low=1)
+    val_fraction: float = within(low=0, high=0.9)
+    crop_scale: float = within(above=0, high=1)
+    flip: bool
+    workers: int = within(low=0)
+
+
+@dataclass
+class ImageClassificationConfig(Config):
+    model: ModelConfig
+    data: DataConfig
+
+    unit: ClassVar[str] = "images"
+    columns: ClassVar[Tuple[str, ...]] = ("model.image_size", "data.images_per_class", *Config.columns)
+    measure: ClassVar[Measure] = Measure("accuracy", in_percent=True, quotient_of=("correct", "total"))
+    free: ClassVar[Dict[str, Optional[str]]] = {
+        "data.path": None,  # checkpoints know the data by their content
+        "data.workers": None,
+    }
+    former_names: ClassVar[Dict[str, str]] = {"eval.target_accuracy": "eval.target"}
+
+    def check(self):
+        super().check()
+        if self.train.accumulation is not None:
+            raise UserError("train.accumulation follows from train.batch_size and train.micro_batch_size here: leave it null")
+        for key in ("batch_size", "micro_batch_size"):
+            if getattr(self.train, key) is None:
+                raise UserError(f"train.{key} is null: give the number of images")
+        if self.eval.split == "val" and not self.has_held_out():
+            raise UserError("eval.split is val but data.val_fraction is 0, which holds out nothing: raise it")
+
+    def has_held_out(self):
+        return self.data.val_fraction > 0
+
+    def hyper_parameters(self):
+        own = {"drop_rate": self.model.drop_rate, "model": self.model.name}
+        return super().hyper_parameters() | own | {"image_size": self.model.image_size, "data": self.data.name}
