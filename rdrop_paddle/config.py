@@ -64,10 +64,11 @@ class Measure(NamedTuple):
 
     def shown(self, row):
         """The number as tables and figures give it, from a {column: text} of runs.csv, whose score is rounded."""
-        numerator, denominator = (
-            (int(row[name]) for name in self.quotient_of) if self.quotient_of else (float(row[self.name]), 1)
-        )
-        return (100 if self.in_percent else 1) * numerator / denominator
+        scale = 100 if self.in_percent else 1
+        if not self.quotient_of:
+            return scale * float(row[self.name])
+        numerator, denominator = (int(row[name]) for name in self.quotient_of)
+        return scale * numerator / denominator
 
     def label(self):
         return f"{self.name}, %" if self.in_percent else self.name

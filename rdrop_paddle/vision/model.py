@@ -33,7 +33,7 @@ def build_model(config):
 
 
 class VisionTransformer(nn.Layer):
-    """Images [N, 3, image_size, image_size], float, to logits [N, classes]; see configs/base.yaml for the arguments."""
+    """Images [N, 3, image_size, image_size], float, to logits [N, classes]; the `model` section tells the arguments."""
 
     def __init__(
         self,

@@ -198,7 +198,7 @@ def test_what_cannot_be_drawn_is_a_user_error(plot, table, answers, tmp_path):
             "two of base, .* have the same alpha",
         ),
         (["cost", table, "--runs", "base", "broken"], "no finished run named broken"),
-        (["cost", table, "--runs", "base", "trial"], "partly on test, partly on held-out images"),
+        (["cost", table, "--runs", "base", "trial"], "partly on test, partly on held-out data"),
         (["method", "-o", tmp_path / "absent" / "figure.png"], "cannot write .*figure.png: No such file or directory"),
         (["other"], "invalid choice: 'other'"),
     ):

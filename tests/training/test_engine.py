@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from rdrop_paddle import UserError, evaluate, layers
+from rdrop_paddle.config import Measure
 from rdrop_paddle.durability import checkpoint
 from rdrop_paddle.durability.checkpoint import model_arrays
 from rdrop_paddle.loss import RDropLoss
@@ -21,6 +22,7 @@ from rdrop_paddle.training.schedule import lr_at
 from rdrop_paddle.training.sharding import even_shares
 from rdrop_paddle.training.trainer import Trainer, _dropout_seed, can_recompute
 from rdrop_paddle.training.update_figures import FIGURES
+from rdrop_paddle.vision.config import ImageClassificationConfig
 from rdrop_paddle.vision.task import ImageClassification
 
 
@@ -231,8 +233,11 @@ def test_evaluation_drops_nothing_and_leaves_the_mode_as_it_was(tiny_config):
     assert not task.model.training
 
 
-def test_the_best_weights_by_the_held_out_part_are_kept_and_read_at_the_end(tiny_config, monkeypatch):
-    scores = {"val": iter([0.2, 0.5, 0.4]), "test": iter([0.3])}
+@pytest.mark.parametrize("higher_is_better, values", [(True, [0.2, 0.5, 0.4]), (False, [0.7, 0.5, 0.6])])
+def test_the_best_weights_by_the_held_out_part_are_kept_and_read_at_the_end(tiny_config, monkeypatch, higher_is_better, values):
+    monkeypatch.setattr(ImageClassificationConfig, "measure", Measure("accuracy", higher_is_better))
+    monkeypatch.setattr(ImageClassification, "in_words", lambda task, score: str(score))
+    scores = {"val": iter(values), "test": iter([0.3])}
     evaluated = []
 
     def pretend(task, split, amp, interruption):
