@@ -1,14 +1,30 @@
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import BASE, ROOT
 
-from rdrop_paddle import UserError, load_config
-from rdrop_paddle.config import accumulation
+from rdrop_paddle import UserError, load_config, tasks
+from rdrop_paddle.config import Config, Measure, accumulation, flatten
 from rdrop_paddle.config_layers import DEFAULTS
 
+# keys that configs of before had none of, with the values by which they mean the same
+LATER = {"task": "image_classification", "train.accumulation": None, "eval.target": None}
+LATER |= {"rdrop.stop_target_gradient": False, "rdrop.shared_blocks": 0, "data.flip": False, "train.collective_timeout": 600}
+LATER |= {"train.ema_decay": None, "train.recompute": False, "train.skip_nonfinite": 0, "train.sharding": 0}
 CONFIGS = [BASE, *sorted((ROOT / "configs").glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("results/**/config.yaml")), ids=lambda path: path.parent.name)
+def test_every_published_config_loads_and_means_what_it_says(path):
+    said, found = flatten(yaml.safe_load(path.read_text())), flatten(asdict(load_config(path)))
+    if "eval.target_accuracy" in said:
+        said["eval.target"] = said.pop("eval.target_accuracy")
+    assert {key: found[key] for key in said} == said
+    later = {key: found[key] for key in found.keys() - said.keys()}  # keys that there were none of
+    assert later == {key: value for key, value in LATER.items() if key in later}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -72,6 +88,48 @@ def test_a_bad_override_is_one_line_that_names_it(override, message):
     with pytest.raises(UserError, match=message) as error:
         load_config(BASE, [override])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        (["task=translate"], "task=translate: task is 'translate': did you mean .*? Known: image_classification"),
+        (["task=[1]"], "task is '?\\[1\\]"),
+        (["train.accumulation=4"], "train.accumulation follows from train.batch_size and train.micro_batch_size"),
+        (["train.batch_size=null"], "train.batch_size is null: give the number of images"),
+        (["eval.target=93.29"], "eval.target is 93.29: accuracy is from 0 to 1"),
+        (["eval.target_accuracy=93.29"], "eval.target is 93.29: accuracy is from 0 to 1"),
+        (["eval.target=-1"], "eval.target is -1.0: give a number >= 0"),
+    ],
+)
+def test_what_does_not_fit_the_task_is_one_line(overrides, message):
+    with pytest.raises(UserError, match=message):
+        load_config(None, overrides)
+
+
+def test_the_former_name_of_the_target_still_loads(tmp_path):
+    assert load_config(None, ["eval.target_accuracy=0.9"]).eval.target == 0.9
+    (tmp_path / "mine.yaml").write_text("eval: {target_accuracy: 0.8}\n")
+    assert load_config(tmp_path / "mine.yaml").eval.target == 0.8
+    assert load_config(tmp_path / "mine.yaml", ["eval.target=0.7"]).eval.target == 0.7
+    (tmp_path / "both.yaml").write_text("eval: {target_accuracy: 0.8, target: 0.9}\n")
+    with pytest.raises(UserError, match="both.yaml: eval.target_accuracy is the former name of eval.target"):
+        load_config(tmp_path / "both.yaml")
+
+
+@pytest.mark.parametrize("task", tasks.TASKS)
+def test_every_task_has_defaults_a_config_and_a_leading_score(task):
+    config = load_config(None, [f"task={task}"])
+    assert config.task == task and (DEFAULTS / f"{task}.yaml").exists()
+    assert isinstance(config, tasks.config_class(task)) and isinstance(config, Config)
+    assert config.measure.name and config.unit
+
+
+def test_a_score_that_is_better_lower_meets_its_target_from_above():
+    perplexity, accuracy = Measure("perplexity", higher_is_better=False), Measure("accuracy")
+    assert [perplexity.reaches(value, 24.9) for value in (24.8, 24.9, 25.0)] == [True, True, False]
+    assert [accuracy.reaches(value, 0.9) for value in (0.8, 0.9, 1.0)] == [False, True, True]
+    assert not perplexity.reaches(float("nan"), 24.9) and not accuracy.reaches(float("nan"), 0.9)
 
 
 @pytest.mark.parametrize(
