@@ -201,6 +201,14 @@ def test_one_pass_has_no_blocks_to_share():
         load_config(BASE, ["rdrop.passes=1", "rdrop.alpha=0", "rdrop.shared_blocks=2"])
 
 
+def test_two_passes_without_dropout_have_no_divergence_to_train():
+    with pytest.raises(UserError, match="model.drop_rate is 0, so that .* model.drop_rate=0.1, or rdrop.alpha=0"):
+        load_config(BASE, ["model.drop_rate=0"])
+    load_config(BASE, ["model.drop_rate=0", "model.proj_drop_rate=0.1"])
+    load_config(BASE, ["model.drop_rate=0", "rdrop.alpha=0"])  # the doubled batch
+    load_config(BASE, ["model.drop_rate=0", "rdrop.alpha=0", "rdrop.passes=1"])
+
+
 @pytest.mark.parametrize("amp", [["train.amp=O2"], ["train.amp=O1", "train.amp_dtype=float16"]])
 def test_skipping_needs_float32_weights_and_no_loss_scaling(amp):
     with pytest.raises(UserError, match="train.skip_nonfinite needs train.amp off, or O1 with bfloat16"):
