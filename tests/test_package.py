@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT
 from packaging.requirements import Requirement
 
@@ -202,3 +203,18 @@ def test_a_checkout_that_is_not_installed_is_named_by_its_folder(is_installed, m
     text = errors.what_is_missing("this", ModuleNotFoundError(name="paddle2onnx"))
     assert text == f"this needs paddle2onnx: pip install '{'rdrop-paddle' if is_installed else ROOT}[onnx]'"
     assert errors.what_is_missing("this", ModuleNotFoundError(name="paddle.absent")) is None  # a fault, not a missing package
+
+
+def test_the_workflow_tries_each_python_that_the_package_is_for():
+    text = (ROOT / "pyproject.toml").read_text()
+    versions = re.findall(r"Programming Language :: Python :: (3\.\d+)", text)
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    assert jobs["test"]["strategy"]["matrix"]["python"] == versions
+    assert {"run": ".ci/run"}.items() <= jobs["test"]["steps"][-1].items()
+    first, last = (int(version.partition(".")[2]) for version in (versions[0], versions[-1]))
+    assert f'requires-python = ">=3.{first},<3.{last + 1}"' in text and len(versions) == last - first + 1
+
+
+def test_the_change_log_begins_with_this_version():
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE).group(1)
+    assert newest == rdrop_paddle.__version__
