@@ -5,8 +5,9 @@ config = load_config("configs/vit_b16_cifar100_rdrop.yaml", ["model.image_size=2
 
 import difflib
 from dataclasses import asdict, dataclass, field, fields
+from operator import ge, gt, le, lt
 from pathlib import Path
-from typing import Optional
+from typing import List, Optional
 
 import yaml
 from omegaconf import OmegaConf
@@ -35,6 +36,7 @@ FREE = {
     "eval.batch_size": None,
     "eval.target_accuracy": None,
 }
+BOUNDS = {"low": (ge, ">="), "above": (gt, "above"), "high": (le, "<="), "below": (lt, "below")}
 
 
 def changeable(settings):
@@ -43,8 +45,9 @@ def changeable(settings):
     return {key: note for key, note in FREE.items() if not (summed and key == "train.micro_batch_size")}
 
 
-def _within(low=None, high=None, above=None):
-    return field(metadata={"low": low, "high": high, "above": above})
+def _within(length=None, **bounds):
+    """A number, or with `length` a list of so many, within some of the BOUNDS."""
+    return field(metadata={"length": length, "bounds": bounds})
 
 
 def _one_of(*choices):
@@ -85,10 +88,17 @@ class TrainConfig:
     batch_size: int = _within(low=1)
     micro_batch_size: int = _within(low=1)
     lr: float = _within(low=0)
+    schedule: str = _one_of("cosine", "inverse_sqrt", "linear", "polynomial")
+    power: float = _within(above=0)
     warmup_steps: int = _within(low=0)
+    warmup_init_lr: float = _within(low=0)
     clip_norm: Optional[float] = _within(above=0)
+    optimizer: str = _one_of("momentum", "adamw")
     momentum: float = _within(low=0, high=1)
+    betas: List[float] = _within(low=0, below=1, length=2)  # noqa: RUF009
+    epsilon: float = _within(low=0)
     weight_decay: float = _within(low=0)
+    label_smoothing: float = _within(low=0, high=1)
     ema_decay: Optional[float] = _within(low=0, high=1)
     skip_nonfinite: int = _within(low=0)
     recompute: bool
@@ -221,6 +231,8 @@ def _parse(override):
 def in_one_line(source, error):
     """The text of a UserError for what omegaconf or yaml found wrong in `source`."""
     message = str(error).split("\n")[0].strip()
+    if "is not a ListConfig" in message:
+        message = "give a list such as [0.9, 0.98]"
     key = getattr(error, "full_key", None)
     mark = getattr(error, "problem_mark", None)
     place = f", {key}" if key else f", line {mark.line + 1}" if mark else ""
@@ -249,29 +261,29 @@ def _check_ranges(section, prefix=""):
         elif "choices" in limits:
             if value not in limits["choices"]:
                 raise UserError(f"{key} is {value}: give one of {', '.join(map(str, limits['choices']))}")
-        elif not _is_within(value, **limits):
-            raise UserError(f"{key} is {value}: give a number {_range_text(**limits)}")
+        else:
+            length, bounds = limits["length"], limits["bounds"]
+            numbers = value if length else [value]
+            if len(numbers) != (length or 1) or not all(_is_within(number, bounds) for number in numbers):
+                wanted = f"{length} numbers" if length else "a number"
+                raise UserError(f"{key} is {value}: give {wanted} {_range_text(bounds)}")
 
 
-def _is_within(value, low, high, above):
+def _is_within(value, bounds):
     # written so that NaN fails; infinity is never a sensible setting
-    return (
-        abs(value) < float("inf")
-        and (low is None or value >= low)
-        and (above is None or value > above)
-        and (high is None or value <= high)
-    )
+    return abs(value) < float("inf") and all(BOUNDS[name][0](value, limit) for name, limit in bounds.items())
 
 
-def _range_text(low, high, above):
-    start = f"above {above}" if above is not None else f">= {low}"
-    return start if high is None else f"{start} and <= {high}"
+def _range_text(bounds):
+    return " and ".join(f"{BOUNDS[name][1]} {limit}" for name, limit in bounds.items())
 
 
 def _check_consistency(config):
     train, rdrop = config.train, config.rdrop
     if train.warmup_steps >= train.steps:
         raise UserError(f"train.warmup_steps {train.warmup_steps} must be below train.steps {train.steps}")
+    if train.schedule == "inverse_sqrt" and train.warmup_steps == 0:
+        raise UserError("train.schedule is inverse_sqrt, which falls from the end of the warm-up: train.warmup_steps=1 or more")
     if rdrop.passes == 1 and rdrop.alpha > 0:
         raise UserError(f"rdrop.alpha is {rdrop.alpha} but rdrop.passes is 1: set rdrop.passes=2, or rdrop.alpha=0")
     if rdrop.passes == 1 and rdrop.shared_blocks > 0:

@@ -147,7 +147,10 @@ class RunLog:
         """A row of VisualDL's table: first what runs are most often told apart by, and what there is during training too."""
         config = self.config
         chosen = {"passes": config.rdrop.passes, "alpha": config.rdrop.alpha}
-        chosen |= {key: getattr(config.train, key) for key in ("lr", "seed", "steps", "batch_size", "warmup_steps")}
+        chosen |= {
+            key: getattr(config.train, key)
+            for key in ("lr", "seed", "steps", "batch_size", "warmup_steps", "schedule", "optimizer")
+        }
         chosen |= {"drop_rate": config.model.drop_rate, **asdict(config.rdrop)}
         chosen["stop_target_gradient"] = int(config.rdrop.stop_target_gradient)  # VisualDL takes no bool
         chosen |= {"model": config.model.name, "image_size": config.model.image_size, "data": config.data.name}

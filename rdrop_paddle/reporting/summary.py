@@ -2,6 +2,7 @@
 
 from ..command_line import cpu_settings
 from ..config import accumulation
+from ..training.schedule import learning_rate
 
 
 def describe(config, task, ranks, device):
@@ -14,12 +15,23 @@ def describe(config, task, ranks, device):
         f"global batch     {train.batch_size} = {train.micro_batch_size} (micro) x {ranks} (ranks) "
         f"x {accumulation(train, ranks)} (accumulation)",
         f"training images  {count:,}, {count // train.batch_size} updates an epoch, {train.steps} updates in all",
-        f"learning rate    peak {train.lr} after {train.warmup_steps} updates, then a cosine down to 0",
+        f"learning rate    {_learning_rate(train)}",
         f"loss             {rdrop.passes} pass(es), {rdrop.shared_blocks} shared blocks, alpha {rdrop.alpha} {rdrop.reduction}"
         + _official_alpha(rdrop),
         f"device           {device}, sharding {train.sharding}, {cpu_settings()}",
     ]
     return "\n".join(lines)
+
+
+def _learning_rate(train):
+    start = f" from {train.warmup_init_lr}" if train.warmup_steps and train.warmup_init_lr else ""
+    way_down = {
+        "cosine": "a cosine down to 0",
+        "inverse_sqrt": f"falling as 1 / sqrt(update) to {learning_rate(train)(train.steps):.3g}",
+        "linear": "a straight line down to 0",
+        "polynomial": f"(share of the updates left)^{train.power} down to 0",
+    }[train.schedule]
+    return f"peak {train.lr} after {train.warmup_steps} updates{start}, then {way_down}"
 
 
 def _official_alpha(rdrop):

@@ -15,7 +15,8 @@ from ..durability import checkpoint
 from ..errors import UserError
 from ..loss import RDropLoss, cross_entropy
 from .ema import WeightAverage
-from .schedule import WarmupCosine
+from .optimizers import OptimizerState, build_optimizer
+from .schedule import Schedule, learning_rate
 from .sharding import Shards
 from .update_figures import Pending, describe_failure, fetch_all, is_finite, move_if_finite
 
@@ -44,20 +45,17 @@ class Trainer:
         self.rank, self.ranks = ranks.rank(), ranks.count()
         check_ranks(config.train, self.ranks)
         self.accumulation = accumulation(config.train, self.ranks)
-        rdrop = config.rdrop
-        self.criterion = RDropLoss(rdrop.alpha, rdrop.reduction, stop_target_gradient=rdrop.stop_target_gradient)
-        train_config = config.train
+        rdrop, train_config = config.rdrop, config.train
+        self.criterion = RDropLoss(
+            rdrop.alpha, rdrop.reduction, train_config.label_smoothing, stop_target_gradient=rdrop.stop_target_gradient
+        )
         if train_config.recompute and not can_recompute():
             raise UserError(f"train.recompute needs Paddle 3 on a CPU, and this is {paddle.__version__}: train.recompute=false")
-        self.schedule = WarmupCosine(steps=train_config.steps, warmup_steps=train_config.warmup_steps, peak=train_config.lr)
+        self.schedule = Schedule(learning_rate(train_config))
         self.shards = Shards(task.model.parameters(), train_config.sharding)
-        self.optimizer = paddle.optimizer.Momentum(
-            learning_rate=self.schedule,
-            momentum=train_config.momentum,
-            parameters=self.shards.own,
-            weight_decay=train_config.weight_decay or None,
-        )
+        self.optimizer = build_optimizer(train_config, self.schedule, self.shards.own)
         self._set_precision(train_config)
+        self.optimizer_state = OptimizerState(train_config, self.optimizer, task.model, self.shards)
         self.batches = iter(task.batches("train"))
         ranks.wait_for_all()  # reading the data may take one of them longer
         self.data_parallel = self.ranks > 1 and self.shards.stage < 2  # it averages over the ranks; Shards adds up
@@ -114,9 +112,8 @@ class Trainer:
 
     def _moving(self):
         """{name: tensor} of all that an update changes."""
-        momentum = {name: t for name, t in self.optimizer.state_dict().items() if isinstance(t, paddle.Tensor)}
         averages = {f"average of {name}": tensor for name, tensor in self.average.tensors.items()}
-        return dict(self.task.model.named_parameters()) | momentum | averages
+        return dict(self.task.model.named_parameters()) | self.optimizer_state.tensors() | averages
 
     def fetch(self, run_folder):
         """The FIGURES of the last update as {name: float}, and with skip_nonfinite how many were skipped so far.
@@ -163,7 +160,7 @@ class Trainer:
         with paddle.amp.auto_cast(**self.amp):
             logits, labels, pad_mask = self.task.forward(self.model, batch, rdrop.passes)
         if rdrop.passes == 1:
-            ce = cross_entropy(logits, labels, pad_mask)
+            ce = cross_entropy(logits, labels, pad_mask, label_smoothing=self.config.train.label_smoothing)
             loss, kl = ce, paddle.zeros_like(ce)
         else:
             loss, ce, kl = self.criterion.terms(*logits.chunk(2), labels, pad_mask)
@@ -209,7 +206,7 @@ class Trainer:
         """
         # O2 trains float32 copies inside the optimizer, which a checkpoint does not hold: such a run cannot be resumed
         if self.config.train.amp != "O2":
-            arrays = dict(momentum=checkpoint.momentum_arrays(self.task.model, self.optimizer, self.shards))
+            arrays = self.optimizer_state.arrays()
             if self.rank == 0:
                 arrays |= dict(model=checkpoint.model_arrays(self.task.model))
                 arrays |= dict(ema=self.average.arrays()) if self.config.train.ema_decay is not None else {}
@@ -228,7 +225,7 @@ class Trainer:
         self.schedule.step(self.updates_done)
         self.notes += checkpoint.compare(folder, state, self.state())
         checkpoint.set_parameters(self.task.model, checkpoint.load_arrays(folder, "model"))
-        checkpoint.set_momentum(checkpoint.load_arrays(folder, "momentum"), self.task.model, self.optimizer, self.shards)
+        self.optimizer_state.load({slot: checkpoint.load_arrays(folder, slot) for slot in self.optimizer_state.slots})
         if self.config.train.ema_decay is not None:
             self.average.load(checkpoint.load_arrays(folder, "ema"))
         self.batches = iter(self.task.batches("train", self.updates_done + 1))
