@@ -21,15 +21,20 @@ def build_optimizer(train, schedule, parameters):
 class Slot(NamedTuple):
     """A tensor that an optimizer keeps of each parameter."""
 
-    suffix: str  # behind the parameter's name it is the name that Paddle gives it
+    kind: str  # what Paddle calls it
     initial: float = 0.0  # what it is full of before the first update
     is_scalar: bool = False  # shape [1]; otherwise the parameter's
+
+    def name(self, parameter):
+        """The name that Paddle gives the tensor."""
+        return f"{parameter.name}_{self.kind}_0"
 
 
 class OptimizerState:
     """All that an optimizer keeps; `slots` names its parts, which are the files of a checkpoint.
 
-    The powers of beta are state: an update that is left out does not count in them.
+    AdamW's powers of beta are state, because an update that is left out does not count in them. Not for O2, with which Paddle
+    keeps all this of float32 copies of the parameters.
     """
 
     def __init__(self, train, optimizer, model, shards):
@@ -38,52 +43,43 @@ class OptimizerState:
         self._shards = shards
         beta1, beta2 = train.betas
         self.slots = {
-            "momentum": {"momentum": Slot("velocity_0")},
+            "momentum": {"momentum": Slot("velocity")},
             "adamw": {
-                "first_moment": Slot("moment1_0"),
-                "second_moment": Slot("moment2_0"),
-                "beta1_power": Slot("beta1_pow_acc_0", initial=beta1, is_scalar=True),
-                "beta2_power": Slot("beta2_pow_acc_0", initial=beta2, is_scalar=True),
+                "first_moment": Slot("moment1"),
+                "second_moment": Slot("moment2"),
+                "beta1_power": Slot("beta1_pow_acc", initial=beta1, is_scalar=True),
+                "beta2_power": Slot("beta2_pow_acc", initial=beta2, is_scalar=True),
             },
         }[train.optimizer]
 
     def tensors(self):
-        """{name: tensor} of this rank's own parameters; before the first update, in which Paddle makes them, copies."""
-        kept = self._kept()
-        return {f"{name} of {p.name}": _tensor(kept, slot, p) for name, slot in self.slots.items() for p in self._shards.own}
+        """{name: tensor} of this rank's own parameters, also of what Paddle only makes in the first update."""
+        return {f"{key} of {p.name}": self._tensor(slot, p) for key, slot in self.slots.items() for p in self._shards.own}
 
     def arrays(self):
         """{slot: {name of the parameter: float32 array}}, which do not depend on the sharding. All ranks must call it."""
-        kept = self._kept()
         return {
-            name: {key: np.asarray(self._shards.whole(p, _tensor(kept, slot, p))) for key, p in self._model.named_parameters()}
-            for name, slot in self.slots.items()
+            key: {name: np.asarray(self._shards.whole(p, self._tensor(slot, p))) for name, p in self._model.named_parameters()}
+            for key, slot in self.slots.items()
         }
 
     def load(self, arrays):
         """Go on from what `arrays` gave, of which this rank takes its share."""
-        schedule = self._optimizer.state_dict()[
-            "LR_Scheduler"
-        ]  # Paddle wants it; it stays as it is and follows from the update
         own = {p.name for p in self._shards.own}
         tensors = {
-            _key(slot, p): paddle.to_tensor(arrays[name][key])
-            for name, slot in self.slots.items()
-            for key, p in self._model.named_parameters()
+            slot.name(p): paddle.to_tensor(arrays[key][name])
+            for key, slot in self.slots.items()
+            for name, p in self._model.named_parameters()
             if p.name in own
         }
+        schedule = self._optimizer.state_dict()["LR_Scheduler"]  # Paddle wants it; it stays and follows from the update
         self._optimizer.set_state_dict({"LR_Scheduler": schedule} | tensors)
 
-    def _kept(self):
-        # Paddle 2 does not tell before the first update what it was given
-        return self._optimizer._accumulators_holder | self._optimizer.state_dict()
-
-
-def _tensor(kept, slot, parameter):
-    tensor = kept.get(_key(slot, parameter))
-    shape = [1] if slot.is_scalar else parameter.shape
-    return paddle.full(shape, slot.initial, "float32") if tensor is None else tensor
-
-
-def _key(slot, parameter):
-    return f"{parameter.name}_{slot.suffix}"
+    def _tensor(self, slot, parameter):
+        made = self._optimizer._accumulators.get(slot.kind, {}).get(parameter.name)
+        if made is not None:
+            return made
+        loaded = self._optimizer._accumulators_holder.get(slot.name(parameter))  # until the next update takes it over
+        if loaded is not None:
+            return loaded
+        return paddle.full([1] if slot.is_scalar else parameter.shape, slot.initial, "float32")
