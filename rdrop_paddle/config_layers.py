@@ -5,6 +5,7 @@ Defaults lie in configs/base/ of this package: common.yaml, and on top of it the
 
 import difflib
 from dataclasses import fields
+from operator import ge, gt, le, lt
 from pathlib import Path
 
 import yaml
@@ -13,6 +14,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from .errors import UserError
 
+BOUNDS = {"low": (ge, ">="), "above": (gt, "above"), "high": (le, "<="), "below": (lt, "below")}
 DEFAULTS = Path(__file__).resolve().parent / "configs" / "base"
 
 
@@ -96,6 +98,8 @@ def _parse(override):
 def in_one_line(source, error):
     """The text of a UserError for what omegaconf or yaml found wrong in `source`."""
     message = str(error).split("\n")[0].strip()
+    if "is not a ListConfig" in message:
+        message = "give a list such as [0.9, 0.98]"
     key = getattr(error, "full_key", None)
     mark = getattr(error, "problem_mark", None)
     place = f", {key}" if key else f", line {mark.line + 1}" if mark else ""
@@ -124,20 +128,18 @@ def _check_ranges(section, prefix=""):
         elif "choices" in limits:
             if value not in limits["choices"]:
                 raise UserError(f"{key} is {value}: give one of {', '.join(map(str, limits['choices']))}")
-        elif not _is_within(value, **limits):
-            raise UserError(f"{key} is {value}: give a number {_range_text(**limits)}")
+        else:
+            length, bounds = limits["length"], limits["bounds"]
+            numbers = value if length else [value]
+            if len(numbers) != (length or 1) or not all(_is_within(number, bounds) for number in numbers):
+                wanted = f"{length} numbers" if length else "a number"
+                raise UserError(f"{key} is {value}: give {wanted} {_range_text(bounds)}")
 
 
-def _is_within(value, low, high, above):
+def _is_within(value, bounds):
     # written so that NaN fails; infinity is never a sensible setting
-    return (
-        abs(value) < float("inf")
-        and (low is None or value >= low)
-        and (above is None or value > above)
-        and (high is None or value <= high)
-    )
+    return abs(value) < float("inf") and all(BOUNDS[name][0](value, limit) for name, limit in bounds.items())
 
 
-def _range_text(low, high, above):
-    start = f"above {above}" if above is not None else f">= {low}"
-    return start if high is None else f"{start} and <= {high}"
+def _range_text(bounds):
+    return " and ".join(f"{BOUNDS[name][1]} {limit}" for name, limit in bounds.items())
