@@ -14,6 +14,7 @@ from .errors import UserError, what_is_missing
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 REFUSED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)  # what looking at a path may raise, for a user to mend
+OVERRIDE = ("-o", "--override")
 GRACE = 20  # seconds that a rank waits for its machine's first rank to fail the same way
 
 
@@ -23,12 +24,10 @@ def parser(doc):
 
 
 def config_parser(doc):
-    """A `parser` with -c and -o."""
-    arguments = parser(doc)
+    """A `parser` with -c and -o; what follows `-o key=value ...` without a "=" is the tool's."""
+    arguments = _ConfigParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     arguments.add_argument("-c", "--config", required=True, help="YAML file, see configs/")
-    arguments.add_argument(
-        "-o", "--override", nargs="+", action="extend", default=[], metavar="key=value", help="e.g. train.steps=300"
-    )
+    arguments.add_argument(*OVERRIDE, action="append", default=[], metavar="key=value ...", help="e.g. train.steps=300")
     return arguments
 
 
@@ -143,3 +142,24 @@ def _is_amd():
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         raise UserError(f"{message}; see --help")
+
+
+class _ConfigParser(_Parser):
+    def parse_args(self, args=None):
+        words = self._with_each_override_named(sys.argv[1:] if args is None else args)
+        # intermixed, argparse forgets about "--"; otherwise the tool's own words must come in one piece
+        return super().parse_args(words) if "--" in words else self.parse_intermixed_args(words)
+
+    def _with_each_override_named(self, words):
+        """`-o a=1 b=2 photo.jpg` as `-o a=1 -o b=2 photo.jpg`; a tool that takes no words of its own gets all of them by -o."""
+        own_words = any(not action.option_strings for action in self._actions)
+        named, option = [], None  # the option that is being given
+        for number, word in enumerate(words):
+            if word == "--":
+                return named + words[number:]
+            if word.startswith("-") and word != "-":
+                option = word
+            elif option in OVERRIDE and named[-1] not in OVERRIDE and ("=" in word or not own_words):
+                named.append(OVERRIDE[0])
+            named.append(word)
+        return named

@@ -79,6 +79,33 @@ def test_a_number_that_is_none_is_told_with_its_option():
             arguments.parse_args([f"--ranks={text}"])
 
 
+@pytest.mark.parametrize(
+    "words, overrides, images",
+    [
+        ("-o a=1 photo.jpg", ["a=1"], ["photo.jpg"]),
+        ("-o a=1 b=x=2 photo.jpg scans --override c=3 last.png", ["a=1", "b=x=2", "c=3"], ["photo.jpg", "scans", "last.png"]),
+        ("photo.jpg -o a=1 --onnx b.png", ["a=1"], ["photo.jpg", "b.png"]),
+        ("-o a=1 -- b=2.jpg -o", ["a=1"], ["b=2.jpg", "-o"]),
+        ("--override=a=1 photo.jpg", ["a=1"], ["photo.jpg"]),
+    ],
+)
+def test_images_may_follow_the_overrides(words, overrides, images):
+    arguments = command_line.config_parser(__doc__)
+    arguments.add_argument("images", nargs="+")
+    arguments.add_argument("--onnx", action="store_true")
+    found = arguments.parse_args(["-c", "config.yaml", *words.split()])
+    assert (found.override, found.images) == (overrides, images)
+
+
+def test_without_words_of_its_own_a_tool_takes_all_for_overrides():
+    arguments = command_line.config_parser(__doc__)
+    arguments.add_argument("--resume", action="store_true")
+    found = arguments.parse_args(["-c", "config.yaml", "-o", "a=1", "steps", "--resume"])
+    assert (found.override, found.resume) == (["a=1", "steps"], True)  # which load_config refuses by name
+    with pytest.raises(UserError, match="unrecognized arguments: photo.jpg"):
+        arguments.parse_args(["-c", "config.yaml", "photo.jpg"])
+
+
 def test_looking_whether_a_file_can_be_written_leaves_none_and_harms_none(tmp_path, monkeypatch):
     old, new = tmp_path / "old.json", tmp_path / "new.json"
     old.write_text("before")

@@ -348,6 +348,16 @@ def test_what_was_not_run_is_said(write_table):
     assert "| full data | not run (0 of 1 seeds, 1 failed) | not run | not run | 0.5 |" in comparisons.summary(table)
 
 
+def test_names_in_a_table_are_text(write_table):
+    path = write_table()
+    path.write_text(
+        "config: tiny.yaml\nranks: 1\nsettings:\n  on: [model.weights=007]\n"
+        "runs:\n- {name: 2024_01}\n- {name: 1e3, settings: [on], seeds: [010]}\n"
+    )
+    first, second = load_table(path, load_config).jobs
+    assert (first.run, second.run, second.config.model.weights) == ("2024_01_seed0", "1e3_seed10", "007")
+
+
 def test_an_empty_table_is_one(run):
     assert run() == 0 and rows() == []
     table = load_table(RESULTS / "experiments.yaml", load_config)
