@@ -210,9 +210,14 @@ def check_ranks(train, ranks):
     """Refuse settings that this number of ranks cannot have.
 
     Raises:
-        UserError: micro-batches that the ranks cannot share, or sharding over one rank.
+        UserError: micro-batches that the ranks cannot share, sharding over one rank, or O2 on several that accumulate.
     """
-    share_of_update(train, 0, ranks)
+    share = share_of_update(train, 0, ranks)
+    if train.amp == "O2" and ranks > 1 and share > 1:
+        raise UserError(
+            f"train.amp is O2 and each of {ranks} ranks has {share} micro-batches an update, whose gradients Paddle's "
+            "DataParallel cannot add up there: train.amp=O1, or one micro-batch a rank"
+        )
     if train.sharding and ranks == 1:
         raise UserError(f"train.sharding is {train.sharding} but there is one rank only: start several, or train.sharding=0")
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 import time
 from dataclasses import asdict
 
@@ -62,7 +63,8 @@ class Trainer:
 
     def _set_precision(self, train_config):
         self.amp = dict(enable=train_config.amp != "off", dtype=train_config.amp_dtype)
-        self.scaler = None
+        self.scales = self.amp["enable"] and train_config.amp_dtype == "float16"
+        self.scaler = None  # until the first micro-batch shows what it will have to scale
         if not self.amp["enable"]:
             return
         if paddle.get_device() == "cpu":
@@ -75,8 +77,6 @@ class Trainer:
             self.task.model, self.optimizer = paddle.amp.decorate(
                 self.task.model, self.optimizer, level="O2", dtype=train_config.amp_dtype, master_grad=True
             )
-        if train_config.amp_dtype == "float16":
-            self.scaler = paddle.amp.GradScaler()
 
     def read(self):
         """The micro-batches of the next update, and the seconds spent waiting for them."""
@@ -155,6 +155,8 @@ class Trainer:
         """Forward and backward of one micro-batch: [loss, ce, kl, 1] times its positions."""
         with paddle.amp.auto_cast(**self.amp):
             loss, ce, kl, positions = self.task.loss_terms(self.model, batch, self.config.rdrop.passes)
+        if self.scales and self.scaler is None:
+            self.scaler = paddle.amp.GradScaler(init_loss_scaling=_initial_scale(positions))
         weighted = loss * positions
         (self.scaler.scale(weighted) if self.scaler else weighted).backward()
         return paddle.stack([weighted, ce * positions, kl * positions, positions]).detach()
@@ -219,6 +221,15 @@ class Trainer:
         if self.config.train.ema_decay is not None:
             self.average.load(checkpoint.load_arrays(folder, "ema"))
         self.batches = iter(self.task.batches("train", self.updates_done + 1))
+
+
+def _initial_scale(positions):
+    """Where float16's loss scaling begins, for a loss that is a sum over so many positions: as usual, 2^16 times a mean.
+
+    The same on every rank, because their gradients are added up; waits for the device.
+    """
+    mean = ranks.total(int(positions.numpy())) / ranks.count()
+    return 2.0 ** (16 - round(math.log2(max(mean, 1))))
 
 
 def _dropout_seed(seed, update, rank):

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from rdrop_paddle import UserError, evaluate, layers
-from rdrop_paddle.config import Measure
+from rdrop_paddle.config import Measure, check_ranks
 from rdrop_paddle.durability import checkpoint
 from rdrop_paddle.durability.checkpoint import model_arrays
 from rdrop_paddle.loss import RDropLoss
@@ -264,6 +264,44 @@ def test_mixed_precision_without_a_gpu_is_a_clear_error(tiny_config):
             Trainer(ImageClassification(config), config)
 
 
+class FixedScaler:
+    """Stands in for Paddle's GradScaler, which does nothing on a CPU."""
+
+    def __init__(self, init_loss_scaling=2.0**16):
+        self.factor, self.scaled = init_loss_scaling, []
+
+    def scale(self, loss):
+        self.scaled.append((loss * self.factor).item())
+        return loss * self.factor
+
+    def unscale_(self, optimizer):
+        for parameter in optimizer._parameter_list:
+            parameter.grad.scale_(1 / self.factor)
+
+    def step(self, optimizer):
+        optimizer.step()
+
+    def update(self):
+        pass
+
+
+@pytest.mark.parametrize("size", [4, 32])
+def test_float16s_scaling_begins_at_65536_times_a_mean_and_leaves_the_gradient_alone(tiny_config, monkeypatch, size):
+    monkeypatch.setattr(paddle.amp, "GradScaler", FixedScaler)
+    found = []
+    for scales in (False, True):
+        paddle.seed(0)
+        trainer, micro_batches = trainer_for(tiny_config(f"train.micro_batch_size={size}"))
+        trainer.scales = scales
+        trainer.step(micro_batches)
+        found.append((trainer.pending[0].figures.numpy(), model_arrays(trainer.task.model)))
+    (plain, weights), (figures, after_scaling) = found
+    np.testing.assert_allclose(figures, plain, rtol=1e-6)
+    assert worst_difference(after_scaling, weights) < 1e-6
+    assert len(trainer.scaler.scaled) == len(micro_batches)
+    assert trainer.scaler.scaled[0] == pytest.approx(2**16 * plain[FIGURES.index("loss")], rel=0.3)
+
+
 def test_evaluation_drops_nothing_and_leaves_the_mode_as_it_was(tiny_config):
     task = ImageClassification(tiny_config("model.drop_rate=0.5"))
     task.model.train()
@@ -294,6 +332,34 @@ def test_the_best_weights_by_the_held_out_part_are_kept_and_read_at_the_end(tiny
     assert split == "test" and final == second and len({first, second, third}) == 3
     with safe_open(str(log.folder / "best.safetensors"), framework="numpy") as file:
         assert file.metadata() == {"format": "rdrop_paddle", "update": "4", "val_accuracy": "0.5"}
+
+
+@pytest.mark.parametrize("level", ["O1", "O2"])
+def test_the_final_evaluation_is_in_float32_after_training_in_16_bits(tiny_config, monkeypatch, level):
+    evaluated = []
+
+    def pretend(task, split, amp, interruption):
+        evaluated.append((split, amp, task.model.head.weight.dtype))
+        if level == "O2" and split == "val":
+            task.model.to(dtype="bfloat16")  # which a CPU cannot train; best.safetensors has float32
+        return {"accuracy": 0.5, "correct": 1, "total": 2}
+
+    monkeypatch.setattr(engine, "evaluate", pretend)
+    config = tiny_config("train.steps=3")
+    trainer = Trainer(ImageClassification(config), config)
+    trainer.amp = dict(enable=False, dtype="bfloat16", level=level)
+    with RunLog(config) as log:
+        engine.train(trainer, log)
+    assert evaluated == [("val", trainer.amp, paddle.float32), ("test", None, paddle.float32)]
+
+
+def test_o2_on_several_ranks_that_accumulate_is_a_user_error(tiny_config):
+    accumulating = tiny_config("train.amp=O2").train  # 64 in micro-batches of 32
+    with pytest.raises(UserError, match="train.amp is O2 and each of 2 ranks has 2 micro-batches an update"):
+        check_ranks(tiny_config("train.amp=O2", "train.micro_batch_size=16").train, 2)
+    check_ranks(accumulating, 1)
+    check_ranks(accumulating, 2)  # a micro-batch each
+    check_ranks(tiny_config("train.amp=O1", "train.micro_batch_size=16").train, 2)
 
 
 def test_without_a_held_out_part_the_last_weights_are_kept(tiny_config):

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -8,7 +9,7 @@ from rdrop_paddle.durability import checkpoint
 from rdrop_paddle.reporting.runlog import RunLog
 from rdrop_paddle.training import engine
 from rdrop_paddle.training.trainer import Trainer
-from rdrop_paddle.training.update_figures import FIGURES, is_finite
+from rdrop_paddle.training.update_figures import FIGURES, is_finite, peak_memory
 from rdrop_paddle.vision.task import ImageClassification
 
 
@@ -112,3 +113,14 @@ def test_only_loss_and_gradient_are_watched_and_of_scaled_gradients_the_loss():
     for scaled, watched in ((False, {"loss", "grad_norm"}), (True, {"loss"})):
         for value in (float("nan"), float("inf")):
             assert {name for name in FIGURES if not is_finite(finite | {name: value}, scaled)} == watched
+
+
+def test_a_cpus_memory_is_the_most_that_was_resident():
+    status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    assert peak_memory() == pytest.approx(int(status["VmHWM"].split()[0]) * 1024 / 1e9, rel=0.01)
+
+
+def test_a_gpus_memory_is_what_paddle_allocated_there(monkeypatch):
+    monkeypatch.setattr(paddle, "get_device", lambda: "gpu:0")
+    monkeypatch.setattr(paddle.device.cuda, "max_memory_allocated", lambda: 17_000_000_000)
+    assert peak_memory() == 17.0
