@@ -34,7 +34,7 @@ def main():
     from rdrop_paddle.vision.class_predictions import Recorder
     from rdrop_paddle.vision.data import data_root
     from rdrop_paddle.vision.task import ImageClassification
-    from rdrop_paddle.vision.weights import find_weights
+    from rdrop_paddle.weights.loading import find_weights
 
     rank, _ = ranks.start()
     task = ImageClassification(config)

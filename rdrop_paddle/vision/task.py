@@ -5,10 +5,11 @@ import paddle
 from .. import ranks
 from ..console import reported, say
 from ..errors import UserError
+from ..weights.loading import find_weights
 from . import data, pixels
 from .augmentation import Augmentation
 from .model import build_model
-from .weights import find_weights, load_weights
+from .weights import load_weights
 
 
 class ImageClassification:
