@@ -23,7 +23,8 @@ def read_weights(path, sha256=None):
     """The tensors of a weight file of any released format; `sha256` as in `load_weights`.
 
     Raises:
-        UserError: the file is absent, damaged, of no known format, has another checksum, or asks for more than tensors.
+        UserError: the file is absent, damaged, of no known format, has another checksum, asks for more than tensors, holds a
+            training run's momentum, or a tensor with NaN or infinity.
     """
     file = read_weight_file(path, sha256)
     arrays, prefix = _without_wrapper(file.arrays)
@@ -44,6 +45,7 @@ def read_weights(path, sha256=None):
         raise
     except (ValueError, IndexError) as error:
         raise UserError(f"{path}: a tensor has not the shape that its name stands for ({error})") from None
+    weights.refuse_nonfinite(path)
     if prefix:
         weights.format += f", prefix {prefix} removed"
     return weights

@@ -31,6 +31,12 @@ class SourceWeights:
         self.tensors[name] = array
         self.made[name] = (action, detail)
 
+    def refuse_nonfinite(self, path):
+        """Raises a UserError that names the first tensor with a number that float32 does not have, NaN or infinity."""
+        for name, array in self.tensors.items():
+            if array.dtype.kind == "f" and not np.abs(array).max(initial=0) <= np.finfo("float32").max:
+                raise UserError(f"{path}: {name} holds NaN or infinity: take weights of before the training broke")
+
     def halve(self):
         """Round the tensors to float16: half the space, and a weight moves by at most 1/2048 of it, or by 3e-8.
 

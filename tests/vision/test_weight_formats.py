@@ -250,6 +250,21 @@ def test_a_changed_tensor_is_a_user_error_and_changes_nothing(model, tiny_config
     assert all(array.tobytes() == before[name].tobytes() for name, array in model_arrays(other).items())
 
 
+@pytest.mark.parametrize("name", ["head.weight", "blocks.1.attn.qkv.bias", "pos_embed"])
+@pytest.mark.parametrize("kind", ["Google .npz", "transformers .safetensors", "PaddleClas .pdparams", "own .safetensors"])
+def test_one_nan_is_refused_by_name_in_loading_and_in_conversion(model, tiny_config, tmp_path, kind, name):
+    path, other = tmp_path / "weights", build_model(tiny_config().model)
+    array = model.state_dict()[name].numpy().copy()
+    array.flat[-1] = np.nan
+    model.state_dict()[name].set_value(array)
+    WRITERS[kind](model, path)
+    before = model_arrays(other)
+    for read in (read_weights, lambda path: load_weights(other, path), lambda path: load_weights(other, path, strict=False)):
+        with pytest.raises(UserError, match=f"{name} holds NaN or infinity"):
+            read(path)
+    assert all(array.tobytes() == before[name].tobytes() for name, array in model_arrays(other).items())
+
+
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".pdparams"])
 def test_conversion_there_and_back_keeps_every_byte(model, tmp_path, google_npz, suffix):
     source, arrays = google_npz(model, {"pre_logits/kernel": np.ones([16, 16], "float16"), "pre_logits/bias": np.ones(16)})
