@@ -11,7 +11,7 @@ import time
 import warnings
 from pathlib import Path
 
-from .errors import UserError
+from .errors import UserError, what_is_missing
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 REFUSED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)  # what looking at a path may raise, for a user to mend
@@ -56,7 +56,7 @@ def check_writable(option, path):
 def run(main):
     """Exit with what `main()` returns; a UserError is printed in one line and gives exit status 2.
 
-    So does a path that the system refuses, for want of a permission or as too long.
+    So does a path that the system refuses, for want of a permission or as too long, and a package that is not installed.
 
     Under the launcher the other ranks of a machine wait for its first, which as a rule fails the same way: the launcher
     then ends them and hands its status on; it would report a signal if one of them ended first. A fault that another rank
@@ -67,12 +67,11 @@ def run(main):
     _make_streams_last()
     try:
         status = main()
-    except (UserError, OSError) as error:
-        if isinstance(error, OSError):
-            if error.errno not in REFUSED:
-                raise
-            error = f"{error.filename}: {error.strerror}"
-        print(f"error: {error}", file=sys.stderr, flush=True)
+    except (UserError, OSError, ModuleNotFoundError) as error:
+        message = _for_the_user(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr, flush=True)
         if int(os.environ.get("PADDLE_LOCAL_RANK", 0)) > 0:
             time.sleep(GRACE)
         status = 2
@@ -112,6 +111,15 @@ class _Lasting(io.FileIO):
             if error.errno not in self._gone:
                 raise
             return memoryview(data).nbytes
+
+
+def _for_the_user(error):
+    """What a user can mend of an error, or None when it is the program's."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.errno in REFUSED else None
+    return what_is_missing(Path(sys.argv[0]).name, error)
 
 
 CPU_SETTINGS = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "FLAGS_use_stride_kernel")

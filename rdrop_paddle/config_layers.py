@@ -7,6 +7,7 @@ the type of its field and not from its looks, as in YAML: to a field of text `00
 import difflib
 import re
 from dataclasses import fields, is_dataclass
+from operator import ge, gt, le, lt
 from pathlib import Path
 
 import yaml
@@ -15,6 +16,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from .errors import UserError
 
+BOUNDS = {"low": (ge, ">="), "above": (gt, "above"), "high": (le, "<="), "below": (lt, "below")}
 DEFAULTS = Path(__file__).resolve().parent / "configs" / "base"
 
 
@@ -90,8 +92,11 @@ def overlay(structured, layer):
 
 def in_one_line(source, error):
     """The text of a UserError for what omegaconf found wrong in `source`."""
+    message = str(error).splitlines()[0].strip()
+    if "is not a ListConfig" in message:
+        message = "give a list such as [0.9, 0.98]"
     key = getattr(error, "full_key", None)
-    return f"{source}{f', {key}' if key else ''}: {str(error).splitlines()[0].strip()}"
+    return f"{source}{f', {key}' if key else ''}: {message}"
 
 
 _YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where PyYAML was built so, as its wheels are
@@ -197,20 +202,18 @@ def _check_ranges(section, prefix=""):
         elif "choices" in limits:
             if value not in limits["choices"]:
                 raise UserError(f"{key} is {value}: give one of {', '.join(map(str, limits['choices']))}")
-        elif not _is_within(value, **limits):
-            raise UserError(f"{key} is {value}: give a number {_range_text(**limits)}")
+        else:
+            length, bounds = limits["length"], limits["bounds"]
+            numbers = value if length else [value]
+            if len(numbers) != (length or 1) or not all(_is_within(number, bounds) for number in numbers):
+                wanted = f"{length} numbers" if length else "a number"
+                raise UserError(f"{key} is {value}: give {wanted} {_range_text(bounds)}")
 
 
-def _is_within(value, low, high, above):
+def _is_within(value, bounds):
     # written so that NaN fails; infinity is never a sensible setting
-    return (
-        abs(value) < float("inf")
-        and (low is None or value >= low)
-        and (above is None or value > above)
-        and (high is None or value <= high)
-    )
+    return abs(value) < float("inf") and all(BOUNDS[name][0](value, limit) for name, limit in bounds.items())
 
 
-def _range_text(low, high, above):
-    start = f"above {above}" if above is not None else f">= {low}"
-    return start if high is None else f"{start} and <= {high}"
+def _range_text(bounds):
+    return " and ".join(f"{BOUNDS[name][1]} {limit}" for name, limit in bounds.items())

@@ -1,4 +1,4 @@
-"""Linear, LayerNorm and Dropout: Paddle's layers, with the parts that are slow on a CPU computed in another way.
+"""Linear, LayerNorm, Dropout and attention: Paddle's, with the parts that are slow on a CPU computed in another way.
 
 Measured in benchmarks/NOTES.md: Paddle's CPU kernels for the gradient of a bias, for LayerNorm's gradient and for dropout's
 random numbers take longer than the matrix products beside them. Reductions are products with a vector of ones here, and masks
@@ -13,6 +13,7 @@ from paddle import nn
 from paddle.autograd import PyLayer
 
 STEPS = 1 << 16  # dropout's rate is rounded to 1/STEPS
+FUSED = {"FlashAttn": "flash", "MemoryEfficient": "memory-efficient"}  # in the name of a gradient: the attention that it is of
 
 
 class Linear(nn.Linear):
@@ -44,6 +45,36 @@ class Dropout(nn.Dropout):
         if self.p == 1 or not _on_cpu(x):
             return nn.Dropout.forward(self, x)
         return _DropoutOnCpu.apply(x, self.p)
+
+
+def attention(query, key, value, mask=None):
+    """softmax(query key^T / sqrt(width) + mask) value, by the fastest way that Paddle has for device and type.
+
+    Args:
+        query: [N, Lq, heads, width], and so is the result; key and value: [N, Lk, heads, width].
+        mask: what is added to the scores, floats that broadcast to [N, heads, Lq, Lk]; or None.
+    """
+    mask = None if mask is None else mask.astype(query.dtype)
+    if _paddle_fuses(mask):
+        return F.scaled_dot_product_attention(query, key, value, mask)
+    query, key, value = (t.transpose([0, 2, 1, 3]) for t in (query, key, value))  # [N, heads, L, width]
+    scores = paddle.matmul(query * query.shape[-1] ** -0.5, key, transpose_y=True)  # [N, heads, Lq, Lk]
+    weights = F.softmax(scores if mask is None else scores + mask)
+    return paddle.matmul(weights, value).transpose([0, 2, 1, 3])
+
+
+def attention_backend(width, dtype):
+    """What `attention` takes on this device for heads of `width` in `dtype`: "flash", "memory-efficient" or "plain"."""
+    query = paddle.zeros([1, 8, 1, width], dtype)
+    query.stop_gradient = False
+    gradient = attention(query, query, query).grad_fn.name()  # tells in any version of Paddle what has run
+    return next((kind for mark, kind in FUSED.items() if mark in gradient), "plain")
+
+
+def _paddle_fuses(mask):
+    """Whether Paddle's own attention can be called: Paddle 2's takes with a mask, or on a GPU, its flash attention whatever
+    the type and the card, which has neither float32 nor cards before Ampere, and no CPU."""
+    return not paddle.__version__.startswith("2.") or (mask is None and paddle.get_device() == "cpu")
 
 
 class _LinearOnCpu(PyLayer):

@@ -135,6 +135,15 @@ def test_a_path_that_the_system_refuses_is_one_line_and_status_2(tmp_path):
     assert done.returncode == 1 and "Traceback" in done.stderr  # a fault of the program's, or of the disk's
 
 
+def test_a_package_that_is_not_installed_is_one_line_and_status_2(tmp_path):
+    absent = "sys.modules['{0}'] = None\ncommand_line.run(lambda: __import__('{0}'))"  # as if it were not there
+    done = run_tool_main("sys.argv[0] = 'tools/eval.py'\n" + absent.format("sklearn"), tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith("error: eval.py needs scikit-learn: pip install '")
+    assert done.stderr.endswith("[train]'\n") and done.stderr.count("\n") == 1
+    done = run_tool_main(absent.format("rdrop_paddle.absent"), tmp_path)
+    assert done.returncode == 1 and "Traceback" in done.stderr  # a fault of the program's
+
+
 def test_names_that_a_terminal_cannot_show_are_printed_in_another_way(tmp_path):
     (tmp_path / os.fsdecode(b"\xb0.jpg")).touch()
     program = "import os\ncommand_line.run(lambda: print('\u4e2d', *os.listdir('.')))"

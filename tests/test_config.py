@@ -13,6 +13,8 @@ from rdrop_paddle.config_layers import DEFAULTS
 # keys that configs of before had none of, with the values by which they mean the same
 LATER = {"task": "image_classification", "train.accumulation": None, "eval.target": None}
 LATER |= {"rdrop.stop_target_gradient": False, "rdrop.shared_blocks": 0, "data.flip": False, "train.collective_timeout": 600}
+LATER |= {"train.optimizer": "momentum", "train.betas": [0.9, 0.999], "train.epsilon": 1e-8, "train.label_smoothing": 0.0}
+LATER |= {"train.schedule": "cosine", "train.power": 1.0, "train.warmup_init_lr": 0.0}
 LATER |= {"train.ema_decay": None, "train.recompute": False, "train.skip_nonfinite": 0, "train.sharding": 0}
 CONFIGS = [BASE, *sorted((ROOT / "configs").glob("*.yaml"))]
 
@@ -51,6 +53,19 @@ def test_later_layers_win_and_numbers_in_short_notation_are_numbers(tmp_path):
     (tmp_path / "mine.yaml").write_text("train: {lr: 8e-3, steps: 900}\n")
     config = load_config(tmp_path / "mine.yaml", ["train.steps=1000"])
     assert (config.train.lr, config.train.steps, config.train.momentum) == (0.008, 1000, 0.9)
+
+
+def test_a_list_may_be_given_in_a_file_and_by_an_override(tmp_path):
+    assert load_config(BASE).train.betas == [0.9, 0.999]
+    (tmp_path / "mine.yaml").write_text("train: {betas: [0.9, 0.98]}\n")
+    assert load_config(tmp_path / "mine.yaml").train.betas == [0.9, 0.98]
+    assert load_config(tmp_path / "mine.yaml", ["train.betas=[0,0.95]"]).train.betas == [0.0, 0.95]
+
+
+def test_the_inverse_square_root_needs_a_warm_up_to_fall_from():
+    with pytest.raises(UserError, match="train.schedule is inverse_sqrt.*train.warmup_steps=1 or more"):
+        load_config(BASE, ["train.schedule=inverse_sqrt", "train.warmup_steps=0"])
+    load_config(BASE, ["train.schedule=inverse_sqrt", "train.warmup_steps=1"])
 
 
 def test_a_bare_off_means_off():
@@ -108,6 +123,19 @@ def test_what_is_no_text_is_read_by_its_type(tmp_path):
         ("rdrop.shared_blocks=-1", "rdrop.shared_blocks is -1: give a number >= 0"),
         ("rdrop.reduction=none", "rdrop.reduction is none"),
         ("train.warmup_steps=10000", "train.warmup_steps 10000 must be below"),
+        ("train.warmup_init_lr=-1", "train.warmup_init_lr is -1.0: give a number >= 0"),
+        ("train.power=0", "train.power is 0.0: give a number above 0"),
+        ("train.schedule=sqrt", "train.schedule is sqrt: give one of cosine, inverse_sqrt, linear, polynomial"),
+        ("train.optimizer=adam", "train.optimizer is adam: give one of momentum, adamw"),
+        ("train.betas=[0.9]", r"train.betas is \[0.9\]: give 2 numbers >= 0 and below 1"),
+        ("train.betas=[0.9,0.98,0.99]", "give 2 numbers"),
+        ("train.betas=[0.9,1]", r"train.betas is \[0.9, 1.0\]: give 2 numbers >= 0 and below 1"),
+        ("train.betas=[-0.1,0.9]", "give 2 numbers >= 0 and below 1"),
+        ("train.betas=[0.9,nan]", "give 2 numbers >= 0 and below 1"),
+        ("train.betas=[0.9,abc]", "train.betas.*'abc'"),
+        ("train.betas=0.9", r"train.betas: give a list such as \[0.9, 0.98\]"),
+        ("train.betas=null", "train.betas"),
+        ("train.label_smoothing=1.1", "train.label_smoothing is 1.1: give a number >= 0 and <= 1"),
         ("data.flip=maybe", "data.flip"),
         ("name=a/b", "plain folder name"),
         ("name=..", "plain folder name"),

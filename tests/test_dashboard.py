@@ -94,7 +94,7 @@ def two_runs(tiny_config, tmp_path):
     """The folder of two short runs, with_kl and without_kl, written as training writes them."""
     from rdrop_paddle.reporting.runlog import RunLog  # loads Paddle, which the picture can do without
 
-    costs = dict(lr=0.1, grad_norm=1.0, images_per_second=10.0, reader_cost=0.1, batch_cost=1.0)
+    costs = dict(lr=0.1, grad_norm=1.0, images_per_second=10.0, reader_cost=0.1, batch_cost=1.0, peak_memory=1.5)
     images = np.random.default_rng(0).integers(0, 256, [32, 32, 3], dtype="uint8")
     settings = {"with_kl": (3.0, ["rdrop.alpha=4.5"]), "without_kl": (1.0, ["rdrop.passes=1", "rdrop.alpha=0"])}
     for name, (start, overrides) in settings.items():

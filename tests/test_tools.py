@@ -60,6 +60,7 @@ def test_train_then_evaluate_then_resume(run_tool, tiny_overrides, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert [line for line in done.stderr.splitlines() if line in STEPS] == STEPS
     assert "global batch     64 = 32 (micro) x 1 (ranks) x 2 (accumulation)" in done.stdout
+    assert "attention        plain in float32, heads of width 8\n" in done.stdout
     assert "alpha 9.6 batchmean (officially 0.3, summed over micro-batches of 32)" in done.stdout
     folder = tmp_path / "output" / "tiny"
     found = {path.name for path in folder.iterdir()}

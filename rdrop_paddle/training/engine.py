@@ -28,8 +28,8 @@ def train(trainer, log, interruption=None):
     """Train from where `trainer` stands to `train.steps`, with checkpoints and evaluations in the run folder of `log`.
 
     The best weights by the held-out part (the last ones when there is none) are saved as best.safetensors; at the end
-    they are loaded and `eval.split` is read once. Returns its score, or None when `interruption` ended training: then there
-    is a checkpoint of the last update.
+    they are loaded and `eval.split` is read once, in float32. Returns its score, or None when `interruption` ended training:
+    then there is a checkpoint of the last update.
 
     Raises:
         FloatingPointError: more losses or gradients that are not finite than may be skipped, before anything of it is saved.
@@ -74,12 +74,12 @@ def train(trainer, log, interruption=None):
             clock.restart()
         if stops:
             return _say_stopped(trainer, log, interruption)
+    trainer.task.model.to(dtype="float32")  # after O2; what is reported is what tools/eval.py finds
     checkpoint.load_best(log.folder, trainer.task.model)
-    score = evaluate(trainer.task, config.eval.split, trainer.amp, interruption)
+    score = evaluate(trainer.task, config.eval.split, None, interruption)
     if score is None:
         return _say_stopped(trainer, log, interruption)
     log.evaluation(steps, config.eval.split, score, final=True)
-    log.outcome(trainer.task.in_words(score))
     log.outcome(trainer.task.in_words(score))
     return score
 

@@ -8,6 +8,8 @@ import errno
 import importlib.util
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +23,14 @@ from ..training import inference
 NAME = "inference"  # of the model's files, as in PaddleClas
 ONNX = f"{NAME}.onnx"
 OPSET = 17  # of ONNX, the first to have LayerNormalization
+# a program for a process of its own; given the target's path, paddle2onnx would fold constants by a tool that installs
+# packages unasked
+CONVERSION = f"""
+import sys, paddle2onnx
+program, parameters, target = sys.argv[1:]
+with open(target, "wb") as file:
+    file.write(paddle2onnx.export(program, parameters, opset_version={OPSET}))
+"""
 DESCRIPTION = "description.json"
 PROGRAM_BYTES = 2**20  # more than any ViT's program takes without its parameters
 BATCHES = (1, 2, 5, 16)  # images in the batches that are compared
@@ -70,7 +80,7 @@ def export(task, folder, weights, *, onnx=False):
         weights: the WeightReport of loading them.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, or paddle2onnx fails.
     """
     task.model.eval()
     size = task.config.model.image_size
@@ -127,10 +137,13 @@ def _check_space(model, folder, copies):
 def _save_onnx(program, parameters, path):
     """Convert the model's files to one at `path`; a function from images float32 [N, 3, S, S] to logits."""
     import onnxruntime
-    import paddle2onnx
 
-    # given a path, paddle2onnx would fold constants by a tool that installs packages unasked
-    files.write_file(path, paddle2onnx.export(program, parameters, opset_version=OPSET))
+    # paddle2onnx aborts its process at an operator that it does not know
+    command = [sys.executable, "-c", CONVERSION, program, parameters, str(path)]
+    converted = subprocess.run(command, capture_output=True, text=True)
+    if converted.returncode:
+        *_, last = ["no word", *converted.stderr.strip().splitlines()]
+        raise UserError(f"--onnx: paddle2onnx ended with status {converted.returncode}: {last}")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors; paddle2onnx leaves constants that nothing uses, each worth a warning
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -13,7 +13,7 @@ from paddle import nn
 from paddle.distributed.fleet.utils import recompute as recompute_in_backward
 
 from ..errors import UserError
-from ..layers import Dropout, LayerNorm, Linear
+from ..layers import Dropout, LayerNorm, Linear, attention
 from .architectures import with_numbers
 
 
@@ -134,7 +134,7 @@ class Attention(nn.Layer):
         query, key, value = (t.reshape(heads) for t in self.qkv(x).chunk(3, axis=-1))  # [N, L, H, D/H] each
         if outputs is not None:
             query = query[:, :outputs]
-        mixed = F.scaled_dot_product_attention(query, key, value)  # [N, L, H, D/H]
+        mixed = attention(query, key, value)  # [N, L, H, D/H]
         return self.proj_drop(self.proj(mixed.flatten(2)))
 
 

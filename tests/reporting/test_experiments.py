@@ -293,11 +293,12 @@ def test_a_wrong_table_starts_nothing(run, runs, more, message):
     assert starts() == []
 
 
-def test_the_t_quantiles_are_scipys():
-    expected = scipy.stats.t.ppf(0.975, np.arange(1, len(comparisons.T_975) + 1))
-    np.testing.assert_allclose(comparisons.T_975, expected, atol=6e-4)
-    with pytest.raises(UserError, match="32 pairs of seeds"):
-        comparisons.interval([0.0, 1.0] * 16)
+@pytest.mark.parametrize("pairs", [2, 5, 31, 40])
+def test_the_interval_is_that_of_scipys_paired_test(pairs):
+    before, after = np.random.default_rng(pairs).normal(50, 1, [2, pairs])
+    mean, half = comparisons.interval(list(after - before))
+    expected = scipy.stats.ttest_rel(after, before).confidence_interval(0.95)
+    np.testing.assert_allclose([mean - half, mean + half], expected, rtol=1e-9)
 
 
 def write_runs(accuracies, **more):

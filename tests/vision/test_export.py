@@ -142,6 +142,25 @@ def test_onnx_gives_the_same_logits(main, tmp_path, capsys):
     np.testing.assert_allclose(by_onnx, by_paddle, atol=1e-5 * np.abs(by_paddle).max())
 
 
+def test_a_gpu_builds_export_has_the_linear_operators_that_paddle2onnx_knows(task, tmp_path, monkeypatch):
+    monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: True)  # by which F.linear of Paddle 3.3 chooses its operator
+    task, report = task
+    export.export(task, tmp_path / "exported", report)
+    program = next(path for path in (tmp_path / "exported").glob("inference.*") if path.suffix in (".json", ".pdmodel"))
+    content = program.read_bytes()
+    assert b"matmul" in content and b"linear_v2" not in content
+
+
+def test_a_conversion_to_onnx_that_aborts_is_one_line_and_leaves_no_folder(main, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: requirements-onnx.txt")
+    monkeypatch.setattr(paddle, "__version__", "3.3.1")
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(export, "CONVERSION", "import os, sys; print('unsupported', file=sys.stderr, flush=True); os.abort()")
+    with pytest.raises(UserError, match="^--onnx: paddle2onnx ended with status -6: unsupported$"):
+        main("--output", tmp_path / "exported", "--onnx")
+    assert not list(tmp_path.glob("exported*"))
+
+
 @pytest.mark.parametrize("depth", ["8 bits of RGB", "16 bits of grey"])
 def test_the_example_needs_the_exported_folder_alone_and_answers_as_predict(task, tmp_path, depth):
     task, report = task
