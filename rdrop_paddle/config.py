@@ -6,7 +6,7 @@ config_layers.py merges defaults, files and overrides into one of them, and task
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Dict, NamedTuple, Optional, Tuple
+from typing import Any, ClassVar, Dict, List, NamedTuple, Optional, Tuple
 
 import yaml
 
@@ -37,9 +37,9 @@ def data_root():
     return Path(os.environ.get("RDROP_DATA") or "~/.cache/rdrop").expanduser()
 
 
-def within(low=None, high=None, above=None):
-    """A field of a section: a number in these bounds."""
-    return field(metadata={"low": low, "high": high, "above": above})
+def within(length=None, **bounds):
+    """A field of a section: a number, or with `length` a list of so many, within bounds: low, above, high, below."""
+    return field(metadata={"length": length, "bounds": bounds})
 
 
 def one_of(*choices):
@@ -81,10 +81,17 @@ class TrainConfig:
     micro_batch_size: Optional[int] = within(low=1)
     accumulation: Optional[int] = within(low=1)
     lr: float = within(low=0)
+    schedule: str = one_of("cosine", "inverse_sqrt", "linear", "polynomial")
+    power: float = within(above=0)
     warmup_steps: int = within(low=0)
+    warmup_init_lr: float = within(low=0)
     clip_norm: Optional[float] = within(above=0)
+    optimizer: str = one_of("momentum", "adamw")
     momentum: float = within(low=0, high=1)
+    betas: List[float] = within(low=0, below=1, length=2)  # noqa: RUF009
+    epsilon: float = within(low=0)
     weight_decay: float = within(low=0)
+    label_smoothing: float = within(low=0, high=1)
     ema_decay: Optional[float] = within(low=0, high=1)
     skip_nonfinite: int = within(low=0)
     recompute: bool
@@ -148,7 +155,7 @@ class Config:
 
     def hyper_parameters(self):
         """{name: number or word} of what runs are most often told apart by."""
-        names = ("lr", "seed", "steps", "batch_size", "warmup_steps")
+        names = ("lr", "seed", "steps", "batch_size", "warmup_steps", "schedule", "optimizer")
         return {"passes": self.rdrop.passes, "alpha": self.rdrop.alpha} | {key: getattr(self.train, key) for key in names}
 
     def check(self):
@@ -226,6 +233,8 @@ def flatten(tree, prefix=""):
 def _check_training(train):
     if train.warmup_steps >= train.steps:
         raise UserError(f"train.warmup_steps {train.warmup_steps} must be below train.steps {train.steps}")
+    if train.schedule == "inverse_sqrt" and train.warmup_steps == 0:
+        raise UserError("train.schedule is inverse_sqrt, which falls from the end of the warm-up: train.warmup_steps=1 or more")
     if train.sharding and train.amp != "off" and train.amp_dtype == "float16":
         raise UserError("train.sharding and float16, whose loss scaling looks at all gradients: train.amp_dtype=bfloat16")
     if train.sharding == 2 and train.amp == "O2":

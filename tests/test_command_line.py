@@ -79,6 +79,33 @@ def test_a_number_that_is_none_is_told_with_its_option():
             arguments.parse_args([f"--ranks={text}"])
 
 
+@pytest.mark.parametrize(
+    "words, overrides, images",
+    [
+        ("-o a=1 photo.jpg", ["a=1"], ["photo.jpg"]),
+        ("-o a=1 b=x=2 photo.jpg scans --override c=3 last.png", ["a=1", "b=x=2", "c=3"], ["photo.jpg", "scans", "last.png"]),
+        ("photo.jpg -o a=1 --onnx b.png", ["a=1"], ["photo.jpg", "b.png"]),
+        ("-o a=1 -- b=2.jpg -o", ["a=1"], ["b=2.jpg", "-o"]),
+        ("--override=a=1 photo.jpg", ["a=1"], ["photo.jpg"]),
+    ],
+)
+def test_images_may_follow_the_overrides(words, overrides, images):
+    arguments = command_line.config_parser(__doc__)
+    arguments.add_argument("images", nargs="+")
+    arguments.add_argument("--onnx", action="store_true")
+    found = arguments.parse_args(["-c", "config.yaml", *words.split()])
+    assert (found.override, found.images) == (overrides, images)
+
+
+def test_without_words_of_its_own_a_tool_takes_all_for_overrides():
+    arguments = command_line.config_parser(__doc__)
+    arguments.add_argument("--resume", action="store_true")
+    found = arguments.parse_args(["-c", "config.yaml", "-o", "a=1", "steps", "--resume"])
+    assert (found.override, found.resume) == (["a=1", "steps"], True)  # which load_config refuses by name
+    with pytest.raises(UserError, match="unrecognized arguments: photo.jpg"):
+        arguments.parse_args(["-c", "config.yaml", "photo.jpg"])
+
+
 def test_looking_whether_a_file_can_be_written_leaves_none_and_harms_none(tmp_path, monkeypatch):
     old, new = tmp_path / "old.json", tmp_path / "new.json"
     old.write_text("before")
@@ -106,6 +133,15 @@ def test_a_path_that_the_system_refuses_is_one_line_and_status_2(tmp_path):
     assert (done.returncode, done.stderr) == (2, f"error: {name}: File name too long\n")
     done = run_tool_main("import os\ncommand_line.run(lambda: os.stat('absent'))", tmp_path)
     assert done.returncode == 1 and "Traceback" in done.stderr  # a fault of the program's, or of the disk's
+
+
+def test_a_package_that_is_not_installed_is_one_line_and_status_2(tmp_path):
+    absent = "sys.modules['{0}'] = None\ncommand_line.run(lambda: __import__('{0}'))"  # as if it were not there
+    done = run_tool_main("sys.argv[0] = 'tools/eval.py'\n" + absent.format("sklearn"), tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith("error: eval.py needs scikit-learn: pip install '")
+    assert done.stderr.endswith("[train]'\n") and done.stderr.count("\n") == 1
+    done = run_tool_main(absent.format("rdrop_paddle.absent"), tmp_path)
+    assert done.returncode == 1 and "Traceback" in done.stderr  # a fault of the program's
 
 
 def test_names_that_a_terminal_cannot_show_are_printed_in_another_way(tmp_path):

@@ -188,6 +188,33 @@ def test_a_taken_port_is_passed_over_or_named():
         assert error_of(PUBLISHED, "--port", 8040) == "error: port 8040 is not free: give another --port"
 
 
+def test_dashboards_that_start_at_once_name_each_its_own_address(tmp_path):
+    runs = [f"digits_rdrop_seed{seed}" for seed in range(3)]
+    command = [sys.executable, ROOT / "tools" / "dashboard.py"]
+    started = [subprocess.Popen([*map(str, command), PUBLISHED / run], stdout=subprocess.PIPE, text=True) for run in runs]
+    try:
+        addresses = [re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline()).group() for process in started]
+        assert [json.loads(fetch(f"{address}/app/api/runs")[1])["data"] for address in addresses] == [[run] for run in runs]
+    finally:
+        for process in started:
+            process.terminate()
+            process.communicate(timeout=20)
+
+
+def test_who_lets_others_look_is_told_so_and_what_to_do_instead():
+    command = [sys.executable, ROOT / "tools" / "dashboard.py", PUBLISHED / "digits_rdrop_seed0", "--host", "0.0.0.0"]
+    streams = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen(list(map(str, command)), **streams) as process:
+        try:
+            warning, said = process.stderr.readline(), process.stdout.readline()
+        finally:
+            process.terminate()
+    port = re.search(rf"http://{socket.gethostname()}:(\d+)", said).group(1)
+    assert warning.startswith(f"warning: anybody who reaches 0.0.0.0, port {port}, can look at these runs")
+    assert f"ssh -L {port}:127.0.0.1:{port} {socket.gethostname()}" in warning
+    assert re.match("error: cannot listen there: .*no.such.host", error_of(PUBLISHED, "--host", "no.such.host"))
+
+
 def test_a_folder_without_runs_is_one_line_that_says_how_to_make_one(tmp_path):
     assert f"{tmp_path} holds no run: python tools/train.py -c configs/digits_quickstart.yaml makes one" in error_of(tmp_path)
 

@@ -1,7 +1,8 @@
 """Checkpoints that resume a run: output/<name>/checkpoints/update-N/, and best.safetensors.
 
-A checkpoint holds model, momentum and, when on, ema as safetensors, state.json, and a manifest by which damage is found (see
-files.py). The file checkpoints/latest names the newest one, for people and scripts; resuming looks at the folders itself.
+A checkpoint holds model, the optimizer's state and, when on, ema as safetensors, state.json, and a manifest by which damage
+is found (see files.py). The file checkpoints/latest names the newest one, for people and scripts; resuming looks at the
+folders itself.
 """
 
 import hashlib
@@ -126,14 +127,6 @@ def load_arrays(folder, name):
     return load_file(str(folder / f"{name}.safetensors"))
 
 
-def set_momentum(arrays, model, optimizer, shards):
-    """Give the optimizer this rank's share of what `momentum_arrays` gave."""
-    schedule = optimizer.state_dict()["LR_Scheduler"]  # Paddle wants it; it stays as it is and follows from the update
-    own = {p.name for p in shards.own}
-    velocities = {_momentum_key(p): paddle.to_tensor(arrays[name]) for name, p in model.named_parameters() if p.name in own}
-    optimizer.set_state_dict({"LR_Scheduler": schedule} | velocities)
-
-
 def save_best(run_folder, model, **metadata):
     """Write best.safetensors, which tools/eval.py reads, and its sha256 beside it; metadata go into its header.
 
@@ -194,16 +187,6 @@ def set_parameters(model, arrays):
         parameter.set_value(paddle.to_tensor(arrays[name]).astype(parameter.dtype))
 
 
-def momentum_arrays(model, optimizer, shards):
-    """{name of the parameter: float32 array} of the optimizer's velocities, once it has made an update.
-
-    They do not depend on the sharding. All ranks must call it.
-    """
-    # Paddle 2 does not tell before the first update what it was given
-    state = optimizer._accumulators_holder | optimizer.state_dict()
-    return {name: np.asarray(shards.whole(p, state.get(_momentum_key(p)))) for name, p in model.named_parameters()}
-
-
 def _check_finite(arrays, run_folder):
     for name, array in arrays.items():
         if not np.isfinite(array).all():
@@ -240,7 +223,3 @@ def _update(folder):
 
 def _all(run_folder):
     return sorted(p for p in (Path(run_folder) / "checkpoints").glob("update-*") if not p.suffix)
-
-
-def _momentum_key(parameter):
-    return f"{parameter.name}_velocity_0"  # the name that Paddle's Momentum gives it

@@ -81,7 +81,6 @@ def train(trainer, log, interruption=None):
         return _say_stopped(trainer, log, interruption)
     log.evaluation(steps, config.eval.split, score, final=True)
     log.outcome(trainer.task.in_words(score))
-    log.outcome(trainer.task.in_words(score))
     return score
 
 

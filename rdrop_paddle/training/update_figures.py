@@ -32,8 +32,7 @@ def move_if_finite(figures, move, moving):
     move()
     finite = paddle.isfinite(paddle.stack([figures[FIGURES.index(name)] for name in WATCHED])).all()
     for name, tensor in moving().items():
-        old = before[name] if name in before else paddle.zeros_like(tensor)  # the first update creates the momentum
-        paddle.assign(paddle.where(finite.expand_as(tensor), tensor, old), tensor)
+        paddle.assign(paddle.where(finite.expand_as(tensor), tensor, before[name]), tensor)
 
 
 def fetch_all(pending):

@@ -56,6 +56,11 @@ class ImageClassificationConfig(Config):
         for key in ("batch_size", "micro_batch_size"):
             if getattr(self.train, key) is None:
                 raise UserError(f"train.{key} is null: give the number of images")
+        if self.rdrop.alpha > 0 and self.model.drop_rate == self.model.proj_drop_rate == 0:
+            raise UserError(
+                "model.drop_rate is 0, so that the two passes would not differ and their KL would be 0: "
+                "set for example model.drop_rate=0.1, or rdrop.alpha=0"
+            )
         if self.eval.split == "val" and not self.has_held_out():
             raise UserError("eval.split is val but data.val_fraction is 0, which holds out nothing: raise it")
 

@@ -23,16 +23,24 @@ def trained(tiny_config, tmp_path):
     return trainer, tmp_path
 
 
-def test_weights_momentum_and_learning_rate_come_back(trained, tiny_config):
-    trainer, folder = trained
+@pytest.mark.parametrize(
+    "optimizer, slots",
+    [("momentum", ["momentum"]), ("adamw", ["first_moment", "second_moment", "beta1_power", "beta2_power"])],
+)
+def test_weights_momentum_and_learning_rate_come_back(tiny_config, tmp_path, optimizer, slots):
+    config, folder = tiny_config(f"train.optimizer={optimizer}"), tmp_path
+    trainer = Trainer(ImageClassification(config), config)
+    for _ in range(2):
+        trainer.step(trainer.read()[0])
     trainer.best = 0.25
     trainer.save(folder)
+    assert {path.stem for path in checkpoint.latest(folder).glob("*.safetensors")} == {"model", *slots}
     paddle.seed(9)
-    other = Trainer(ImageClassification(tiny_config()), tiny_config())
+    other = Trainer(ImageClassification(config), config)
     other.restore(folder)
     assert (other.updates_done, other.best) == (2, 0.25)
     assert other.optimizer.get_lr() == trainer.optimizer.get_lr()
-    arrays = lambda t: (checkpoint.model_arrays(t.task.model), checkpoint.momentum_arrays(t.task.model, t.optimizer, t.shards))  # noqa: E731
+    arrays = lambda t: (checkpoint.model_arrays(t.task.model), *t.optimizer_state.arrays().values())  # noqa: E731
     for saved, loaded in zip(arrays(trainer), arrays(other)):
         assert saved.keys() == loaded.keys() and len(saved) == len(list(trainer.task.model.parameters()))
         assert all(saved[name].tobytes() == loaded[name].tobytes() and saved[name].any() for name in saved)

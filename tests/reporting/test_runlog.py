@@ -50,6 +50,9 @@ def test_visualdl_shows_scalars_images_and_hyper_parameters(tiny_config):
     assert {f"train/{name}" for name in VALUES} | {"val/accuracy"} <= set(tags["scalar"])
     assert [(s.id, round(s.value, 3)) for s in reader.get_data("scalar", "train/loss")] == [(1, 2.5), (2, 1.5)]
     assert tags["image"] == ["train/augmented"] and tags["text"] == ["val/translated"] and "hyper_parameters" in tags
+    (row,) = reader.get_data("hyper_parameters", *tags["hyper_parameters"])
+    texts = {parameter.name: parameter.string_value for parameter in row.hparam.hparamInfos}
+    assert (texts["optimizer"], texts["schedule"]) == ("momentum", "cosine")
 
 
 def test_a_continued_run_keeps_what_was_logged_before_its_checkpoint(tiny_config):

@@ -18,7 +18,7 @@ from rdrop_paddle.durability.checkpoint import model_arrays
 from rdrop_paddle.loss import RDropLoss
 from rdrop_paddle.reporting.runlog import RunLog
 from rdrop_paddle.training import engine
-from rdrop_paddle.training.schedule import lr_at
+from rdrop_paddle.training.schedule import cosine
 from rdrop_paddle.training.sharding import even_shares
 from rdrop_paddle.training.trainer import Trainer, _dropout_seed, can_recompute
 from rdrop_paddle.training.update_figures import FIGURES
@@ -87,7 +87,7 @@ def test_one_update_is_sgd_with_the_schedules_rate_and_a_clipped_gradient(tiny_c
     after = model_arrays(trainer.task.model)
     moved = np.sqrt(sum(np.square(after[name] - before[name]).sum() for name in before))
     assert means["grad_norm"] > 0.01  # before clipping
-    assert moved == pytest.approx(0.01 * lr_at(1, steps=6, warmup_steps=2, peak=0.5), rel=1e-3)
+    assert moved == pytest.approx(0.01 * cosine(1, steps=6, warmup_steps=2, peak=0.5), rel=1e-3)
 
 
 def test_the_second_update_carries_momentum_and_weight_decay(tiny_config):
@@ -101,6 +101,47 @@ def test_the_second_update_carries_momentum_and_weight_decay(tiny_config):
         trainer.optimizer.clear_grad()
         trainer.step(micro_batches)
         np.testing.assert_allclose(weight.numpy(), before - lr * velocity, atol=1e-7)
+
+
+def test_adamws_updates_are_the_published_ones_with_decoupled_decay(tiny_config):
+    """arXiv 1711.05101, algorithm 2: the decay is of the weight and by the learning rate alone, not in the gradient."""
+    settings = [
+        "train.optimizer=adamw",
+        "train.betas=[0.8,0.95]",
+        "train.epsilon=1e-3",
+        "train.weight_decay=0.1",
+        "train.lr=0.05",
+    ]
+    trainer, micro_batches = trainer_for(tiny_config(*settings, "train.clip_norm=null", "train.schedule=linear"))
+    weight, first, second = trainer.task.model.head.weight, 0.0, 0.0
+    for update in (1, 2, 3):
+        lr, before = trainer.optimizer.get_lr(), weight.numpy().astype("float64")
+        trainer.backward(micro_batches, update)
+        gradient = weight.grad.numpy().astype("float64")
+        first, second = 0.8 * first + 0.2 * gradient, 0.95 * second + 0.05 * gradient**2
+        direction = first / (1 - 0.8**update) / (np.sqrt(second / (1 - 0.95**update)) + 1e-3)
+        trainer.optimizer.clear_grad()
+        trainer.step(micro_batches)
+        np.testing.assert_allclose(weight.numpy(), before - lr * 0.1 * before - lr * direction, atol=1e-6)
+        assert np.abs(direction).max() > 0.5 and lr >= 0.025
+
+
+@pytest.mark.parametrize("passes", [["rdrop.passes=1", "rdrop.alpha=0"], ["rdrop.passes=2", "rdrop.alpha=3"]])
+def test_labels_are_smoothed_by_the_configs_share_in_both_losses(tiny_config, passes):
+    found = []
+    for share in (0.0, 0.2):
+        paddle.seed(0)
+        trainer, micro_batches = trainer_for(tiny_config(*passes, "model.drop_rate=0", f"train.label_smoothing={share}"))
+        trainer.task.model.head.weight.set_value(np.random.default_rng(0).normal(0, 1, [16, 10]).astype("float32"))
+        found.append(figures_of(trainer, micro_batches)["ce"])
+    nll, smoothed = [], []
+    with paddle.no_grad():
+        for batch in micro_batches:
+            logits, labels = trainer.task.forward(trainer.task.model, batch)
+            log_p = paddle.nn.functional.log_softmax(logits.astype("float64")).numpy()
+            nll.append(-log_p[range(len(log_p)), labels.numpy()].mean())
+            smoothed.append(0.8 * nll[-1] - 0.2 * log_p.mean())
+    assert found == pytest.approx([np.mean(nll), np.mean(smoothed)], rel=1e-5) and abs(found[0] - found[1]) > 1e-3
 
 
 def test_a_gradient_below_the_limit_is_left_alone(tiny_config):
@@ -161,10 +202,11 @@ def test_a_run_that_diverges_names_its_first_bad_update_and_saves_nothing_of_it(
     assert all(np.isfinite(array).all() for path in kept for array in load_file(path).values())
 
 
-def test_an_update_never_waits_for_the_device(tiny_config, monkeypatch, tmp_path):
+@pytest.mark.parametrize("optimizer", ["momentum", "adamw"])
+def test_an_update_never_waits_for_the_device(tiny_config, monkeypatch, tmp_path, optimizer):
     """A tensor that Python looks into has to be computed and transferred first, which would leave a GPU idle."""
     overrides = ["train.weight_decay=0.1", "model.drop_rate=0.1", "train.ema_decay=0.9", "train.skip_nonfinite=1"]
-    trainer, micro_batches = trainer_for(tiny_config(*overrides))
+    trainer, micro_batches = trainer_for(tiny_config(*overrides, f"train.optimizer={optimizer}"))
     monkeypatch.setattr(layers, "_on_cpu", lambda x: False)  # what a GPU runs
     looks = []
 
@@ -348,21 +390,27 @@ def test_sharding_shares_out_memory_and_changes_neither_training_nor_checkpoints
     """With clipping, weight decay and accumulation; each stage also goes on from the checkpoint of another."""
     done = run_tool("tests/training/sharding_worker.py", tmp_path, ranks=2)
     assert done.returncode == 0, done.stdout
-    runs = {stage: json.loads((tmp_path / f"{stage}.json").read_text()) for stage in (0, 1, 2)}
+    assert_sharded_alike(tmp_path / "momentum", ["momentum"], copies=1)
+    assert_sharded_alike(tmp_path / "adamw", ["first_moment", "second_moment", "beta1_power", "beta2_power"], copies=2)
+
+
+def assert_sharded_alike(folder, slots, copies):
+    """The stages of an optimizer that keeps `slots`, `copies` of them as large as the parameters."""
+    runs = {stage: json.loads((folder / f"{stage}.json").read_text()) for stage in (0, 1, 2)}
     assert min(figures["grad_norm"] for figures in runs[0]["figures"]) > 0.1  # clipping is at work
-    every = runs[0]["momentum"][0]
+    every = runs[0]["gradient"][0]
     for stage, run in runs.items():
-        for kind, shared_from in (("momentum", 1), ("gradient", 2)):
+        for kind, shared_from, held in (("state", 1, copies * every), ("gradient", 2, every)):
             if stage < shared_from:
-                assert run[kind] == [every, every], (stage, kind)
+                assert run[kind] == [held, held], (stage, kind)
             else:
-                assert sum(run[kind]) == every < 2.1 * min(run[kind]), (stage, kind)
+                assert sum(run[kind]) == held < 2.1 * min(run[kind]), (stage, kind)
         for found, expected in zip(run["figures"], runs[0]["figures"]):
             assert found == pytest.approx(expected, rel=1e-5), stage
-        for update, name in itertools.product((3, 4), ("model", "momentum")):
+        for update, name in itertools.product((3, 4), ("model", *slots)):
             path = f"checkpoints/update-{update:08d}/{name}.safetensors"
-            found, expected = (load_file(tmp_path / str(s) / path) for s in (stage, 0))
-            assert worst_difference(found, expected) < (1e-4 if name == "momentum" else 1e-5), (stage, path)
+            found, expected = (load_file(folder / str(s) / path) for s in (stage, 0))
+            assert worst_difference(found, expected) < (1e-5 if name == "model" else 1e-4), (stage, path)
     assert runs[1]["figures"][:3] == runs[0]["figures"][:3]  # DataParallel's gradients in either
 
 
