@@ -32,7 +32,8 @@ def main():
     console.say("loading Paddle")
     from rdrop_paddle.config import data_root
     from rdrop_paddle.vision.weight_formats import read_weights, write_weights
-    from rdrop_paddle.vision.weights import Row, WeightReport, find_weights
+    from rdrop_paddle.weights.loading import find_weights
+    from rdrop_paddle.weights.report import Row, WeightReport
 
     source = find_weights(options.source, data_root())
     weights = read_weights(source, options.sha256)

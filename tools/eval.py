@@ -34,7 +34,7 @@ def main():
     from rdrop_paddle import ranks
     from rdrop_paddle.training import engine
     from rdrop_paddle.vision.class_predictions import Recorder
-    from rdrop_paddle.vision.weights import find_weights
+    from rdrop_paddle.weights.loading import find_weights
 
     rank, _ = ranks.start()
     task = build_task(config)

@@ -33,7 +33,7 @@ def main():
     from rdrop_paddle.config import data_root
     from rdrop_paddle.vision import export
     from rdrop_paddle.vision.task import ImageClassification
-    from rdrop_paddle.vision.weights import find_weights
+    from rdrop_paddle.weights.loading import find_weights
 
     export.check_request(options.output, options.onnx)
     paddle.set_device("cpu")  # what is compared must not depend on a card and its TF32

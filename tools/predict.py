@@ -37,7 +37,7 @@ def main():
     from rdrop_paddle.vision import attention_rollout, prediction
     from rdrop_paddle.vision.data import IMAGE_SUFFIXES, open_image
     from rdrop_paddle.vision.task import ImageClassification
-    from rdrop_paddle.vision.weights import find_weights
+    from rdrop_paddle.weights.loading import find_weights
 
     if options.attention and Path(options.attention).suffix.lower() not in IMAGE_SUFFIXES:
         raise UserError(f"--attention {options.attention}: give a name that ends in {', '.join(sorted(IMAGE_SUFFIXES))}")

@@ -1,8 +1,8 @@
 """Checkpoints that resume a run: output/<name>/checkpoints/update-N/, and best.safetensors.
 
-A checkpoint holds model, the optimizer's state and, when on, ema as safetensors, state.json, and a manifest by which damage
-is found (see files.py). The file checkpoints/latest names the newest one, for people and scripts; resuming looks at the
-folders itself.
+A checkpoint holds model, the optimizer's state and, when on, ema as safetensors, whose headers say which they hold,
+state.json, and a manifest by which damage is found (see files.py). The file checkpoints/latest names the newest one, for
+people and scripts; resuming looks at the folders itself.
 """
 
 import hashlib
@@ -24,6 +24,7 @@ from . import files
 WEIGHT_FORMAT = "rdrop_paddle"  # in the header of weight files: whose names and layout the tensors have
 KEPT = 2  # checkpoints in a run folder
 BEST = "best.safetensors"
+STATE = "state.json"
 DAMAGED = ".damaged"  # behind the name of a checkpoint that did not verify
 
 
@@ -119,12 +120,22 @@ def compare(folder, saved, now, free):
 
 def load_state(folder):
     """The state that `save` was given."""
-    return json.loads((folder / "state.json").read_text())
+    return json.loads((folder / STATE).read_text())
 
 
 def load_arrays(folder, name):
     """The {name: array} that `save` was given as `name`."""
     return load_file(str(folder / f"{name}.safetensors"))
+
+
+def holds(path, metadata):
+    """What a file of named arrays with these `metadata` in its header holds: "model" unless `save` wrote something else.
+
+    Checkpoints of before the header told are known by the files beside it.
+    """
+    path = Path(path).resolve()
+    in_checkpoint = (path.parent / STATE).exists() and (path.parent / files.MANIFEST).exists()
+    return metadata.get("holds", path.stem if in_checkpoint else "model")
 
 
 def save_best(run_folder, model, **metadata):
@@ -196,8 +207,8 @@ def _check_finite(arrays, run_folder):
 def _files(state, arrays):
     """The (name, bytes) of a checkpoint, one at a time to spare memory."""
     for name, tensors in arrays.items():
-        yield f"{name}.safetensors", _weight_bytes(tensors, {"update": state["update"]})
-    yield "state.json", files.json_bytes(state)
+        yield f"{name}.safetensors", _weight_bytes(tensors, {"update": state["update"], "holds": name})
+    yield STATE, files.json_bytes(state)
 
 
 def _weight_bytes(arrays, metadata):

@@ -10,10 +10,11 @@ from ..errors import UserError
 from ..layers import attention_backend
 from ..training.criterion import Criterion
 from ..training.inference import for_evaluation
+from ..weights.loading import find_weights
 from . import data, pixels
 from .augmentation import Augmentation
 from .model import build_model
-from .weights import find_weights, load_weights
+from .weights import load_weights
 
 EXAMPLES = 16  # images that VisualDL shows
 

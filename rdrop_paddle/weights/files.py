@@ -11,6 +11,7 @@ import numpy as np
 import safetensors
 
 from .. import safe_pickle
+from ..durability import checkpoint
 from ..durability.files import sha256_of
 from ..errors import UserError
 
@@ -36,7 +37,8 @@ def read_weight_file(path, sha256=None):
         sha256: what the file's must be; without it a file of the same name with .sha256 behind it is looked for.
 
     Raises:
-        UserError: the file is absent, damaged, of no known container, has another checksum, or asks for more than tensors.
+        UserError: the file is absent, damaged, of no known container, has another checksum, asks for more than tensors, or
+            holds a training run's momentum.
     """
     try:
         found = sha256_of(path)
@@ -57,6 +59,11 @@ def read_weight_file(path, sha256=None):
     for container, fits, read in readers:
         if fits:
             arrays, metadata = _guarded(read, path)
+            if (holds := checkpoint.holds(path, metadata)) not in ("model", "ema"):
+                raise UserError(
+                    f"{path} holds the {holds} of a training run and no weights: give model.safetensors beside it, or the "
+                    f"run's {checkpoint.BEST}"
+                )
             return WeightFile(container, arrays, metadata, found)
     raise UserError(f"{path}: neither .npz, .safetensors, .pth nor .pdparams by its content; check the download")
 

@@ -161,6 +161,23 @@ def test_best_weights_name_their_origin_and_load_as_any_weights(trained):
     assert load_weights(trainer.task.model, folder / "best.safetensors").names("loaded")
 
 
+def test_a_checkpoints_model_and_average_are_weights_and_its_momentum_is_not(two_checkpoints, tmp_path):
+    folder, config = two_checkpoints
+    model, newest = ImageClassification(config).model, checkpoint.latest(folder)
+    for name in ("model", "ema"):
+        assert load_weights(model, newest / f"{name}.safetensors").names("loaded")
+    momentum = newest / "momentum.safetensors"
+    moved = momentum.rename(tmp_path / "moved.safetensors")  # the header tells
+    message = "holds the momentum of a training run and no weights: give model.safetensors beside it"
+    with pytest.raises(UserError, match=message):
+        load_weights(model, moved)
+    checkpoint.save_weights(checkpoint.model_arrays(model), momentum, update=4)  # as before the header told: its place tells
+    with pytest.raises(UserError, match=message):
+        load_weights(model, momentum)
+    checkpoint.save_weights(checkpoint.model_arrays(model), tmp_path / "momentum.safetensors")  # a name alone tells nothing
+    assert load_weights(model, tmp_path / "momentum.safetensors").names("loaded")
+
+
 def test_damaged_or_absent_best_weights_are_a_user_error(trained):
     trainer, folder = trained
     checkpoint.save_best(folder, trainer.task.model)
