@@ -88,6 +88,16 @@ def test_train_then_evaluate_then_resume(run_tool, tiny_overrides, tmp_path):
     assert again == final and latest(folder).name == "update-00000006"
 
 
+@pytest.mark.parametrize("streams", ["| head -3", ">&- 2>&-"])
+def test_training_goes_on_when_nobody_reads_what_it_says(tiny_overrides, tmp_path, streams):
+    words = [sys.executable, ROOT / "tools" / "train.py", "-c", BASE, "-o", *tiny_overrides, "train.steps=40"]
+    command = ["bash", "-o", "pipefail", "-c", f"{shlex.join(map(str, words))} {streams}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert len(done.stdout.splitlines()) == (3 if "head" in streams else 0)
+    assert "best weights  test" in (tmp_path / "output" / "tiny" / "train.log").read_text()
+
+
 @pytest.mark.launcher
 def test_one_two_and_three_ranks_count_each_test_image_once(run_tool, tiny_overrides, weights, tmp_path):
     arguments = ("eval.py", "-c", BASE, "--weights", weights, "-o", *tiny_overrides)
