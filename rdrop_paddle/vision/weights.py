@@ -8,7 +8,7 @@ from ..weights.report import Row, WeightReport
 from .weight_formats import read_weights
 
 
-def load_weights(model, path, *, strict=True, reset_head=False, sha256=None):
+def load_weights(model, path, *, strict=True, reset_head=False, sha256=None, ema=False):
     """Load the weights at `path` into `model` and return the WeightReport.
 
     Args:
@@ -19,11 +19,12 @@ def load_weights(model, path, *, strict=True, reset_head=False, sha256=None):
         reset_head: set the head to zero instead of loading it, to fine-tune from a pretrained model; a `pre_logits`
             layer, which belongs to the old head, is then dropped.
         sha256: what the file's must be; without it a file of the same name with .sha256 behind it is looked for.
+        ema: the moving average of the weights that a training checkpoint holds beside them, instead of them.
 
     Raises:
         UserError: an unreadable file, another checksum, or tensors that do not fit.
     """
-    found = read_weights(path, sha256)
+    found = read_weights(path, sha256, ema)
     if found.heads is not None and found.heads != model.blocks[0].attn.num_heads:
         raise UserError(f"{path} has {found.heads} attention heads, the model {model.blocks[0].attn.num_heads}")
     report = WeightReport(str(path), found.format, found.sha256)
