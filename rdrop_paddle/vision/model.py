@@ -51,6 +51,7 @@ class VisionTransformer(nn.Layer):
         epsilon=1e-6,
     ):
         super().__init__()
+        self.image_size = image_size
         tokens = 1 + (image_size // patch_size) ** 2
         normal = nn.initializer.TruncatedNormal(std=0.02)
         self.patch_embed = PatchEmbed(patch_size, embed_dim)
@@ -69,7 +70,11 @@ class VisionTransformer(nn.Layer):
 
         What lies before the first dropout is computed once, and with `shared_blocks` so are the first blocks and the
         dropout in them. `recompute` keeps only the blocks' inputs for the backward pass, which computes the rest again.
+
+        Raises:
+            UserError: images of another size than the model's.
         """
+        _check_size(images, self.image_size)
         x = self.patch_embed(images)  # [N, L-1, D]
         class_token = paddle.zeros_like(x[:, :1]) + self.cls_token.astype(x.dtype)  # not expand: paddle2onnx gets it wrong
         x = paddle.concat([class_token, x], axis=1)
@@ -84,6 +89,15 @@ class VisionTransformer(nn.Layer):
             if index + 1 == shared_blocks:
                 x = _repeated(x, passes)
         return self.head(self.norm(x[:, 0]))
+
+
+def _check_size(images, side):
+    """Some other sizes would go through: a rest is cut off, and a grid of other proportions can have as many patches."""
+    height, width = images.shape[-2:]
+    if any(isinstance(found, int) and found not in (side, -1) for found in (height, width)):  # not known in some programs
+        raise UserError(
+            f"images of {height} x {width} pixels for a model of {side} x {side}: resize them, or build it for their size"
+        )
 
 
 def _repeated(x, passes):
