@@ -35,12 +35,12 @@ def main():
     from rdrop_paddle import load_weights
     from rdrop_paddle.config import data_root
     from rdrop_paddle.vision import attention_rollout, prediction
-    from rdrop_paddle.vision.data import IMAGE_SUFFIXES, open_image
+    from rdrop_paddle.vision.image_files import open_image
     from rdrop_paddle.vision.task import ImageClassification
     from rdrop_paddle.vision.weights import find_weights
 
-    if options.attention and Path(options.attention).suffix.lower() not in IMAGE_SUFFIXES:
-        raise UserError(f"--attention {options.attention}: give a name that ends in {', '.join(sorted(IMAGE_SUFFIXES))}")
+    if options.attention and Path(options.attention).suffix.lower() not in attention_rollout.SUFFIXES:
+        raise UserError(f"--attention {options.attention}: give a name that ends in {', '.join(attention_rollout.SUFFIXES)}")
     paths = prediction.find_images(options.images)
     task = ImageClassification(config)
     class_names = task.class_names()

@@ -49,8 +49,11 @@ class ImageClassification:
 
     def read_splits(self):
         """Read every split that training will need: a fault in one ends the run now and not after training."""
-        for split in ("train", *(["val"] if self.config.has_held_out() else []), self.config.eval.split):
-            self.images(split)
+        splits = dict.fromkeys(("train", *(["val"] if self.config.has_held_out() else []), self.config.eval.split))
+        found = [self.images(split) for split in splits]
+        if self.rank == 0:
+            data.check_files(found)
+        ranks.wait_for_all()
 
     def images(self, split):
         """The Images of a split, read on first use; rank 0 goes first, because it may have to download them."""
