@@ -1,7 +1,7 @@
 """The sections of a config that belong to image classification; the package's configs/base/ has their defaults."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Dict, Optional, Tuple
+from typing import ClassVar, Dict, List, Optional, Tuple
 
 from ..config import Config, Measure, one_of, within
 from ..errors import UserError
@@ -22,6 +22,9 @@ class ModelConfig:
     qkv_bias: bool
     epsilon: float = within(above=0)
     weights: str
+    keep_head: bool
+    mean: List[float]
+    std: List[float]
 
 
 @dataclass
@@ -56,6 +59,12 @@ class ImageClassificationConfig(Config):
         for key in ("batch_size", "micro_batch_size"):
             if getattr(self.train, key) is None:
                 raise UserError(f"train.{key} is null: give the number of images")
+        if self.model.keep_head and not self.model.weights:
+            raise UserError("model.keep_head is true but model.weights is empty: there is no head to keep")
+        for key in ("mean", "std"):
+            numbers = getattr(self.model, key)
+            if len(numbers) != 3 or not all(0 <= n < float("inf") and (n > 0 or key == "mean") for n in numbers):
+                raise UserError(f"model.{key} is {numbers}: give three numbers for red, green and blue, such as [0.5,0.5,0.5]")
         if self.eval.split == "val" and not self.has_held_out():
             raise UserError("eval.split is val but data.val_fraction is 0, which holds out nothing: raise it")
 

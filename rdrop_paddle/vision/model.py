@@ -16,6 +16,8 @@ from ..errors import UserError
 from ..layers import Dropout, LayerNorm, Linear
 from .architectures import with_numbers
 
+OF_INPUT = ("name", "weights", "keep_head", "mean", "std")  # keys of the section that are no arguments of the model
+
 
 def build_model(config):
     """A VisionTransformer with random weights from a ModelConfig: the name's numbers, replaced by those that are given.
@@ -28,7 +30,7 @@ def build_model(config):
         raise UserError(f"model.image_size {config.image_size} is no multiple of model.patch_size {config.patch_size}")
     if config.embed_dim % config.num_heads:
         raise UserError(f"model.embed_dim {config.embed_dim} is no multiple of model.num_heads {config.num_heads}")
-    settings = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in ("name", "weights")}
+    settings = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in OF_INPUT}
     return VisionTransformer(**settings)
 
 

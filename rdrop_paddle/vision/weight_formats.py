@@ -5,6 +5,7 @@ those of PaddleClas and timm.
 """
 
 import contextlib
+import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,12 +96,13 @@ def read_weights(path, sha256=None):
     return weights
 
 
-def write_weights(weights, path, heads=None):
+def write_weights(weights, path, heads=None, belongings=None):
     """Write SourceWeights by the suffix of `path`: Google's .npz, timm-named .safetensors, or PaddleClas .pdparams.
 
     Args:
         heads: attention heads, for .npz only, where each has a kernel of its own; None = those of the source where its
             format tells, else those of the released ViT of this width and depth.
+        belongings: {name: JSON value} for the header, which .safetensors alone has, see weights/belongings.py.
 
     Raises:
         UserError: another suffix, unknown tensors, a number of heads that does not fit, or a file that cannot be written.
@@ -115,7 +117,8 @@ def write_weights(weights, path, heads=None):
             np.savez(unfinished, **to_google(tensors, heads or weights.heads or _usual_heads(tensors)))
         elif path.suffix == ".safetensors":
             arrays = {name: np.ascontiguousarray(array) for name, array in to_timm(tensors).items()}
-            unfinished.write_bytes(safetensors.numpy.save(arrays, metadata={"format": "pt"}))
+            texts = {name: json.dumps(value) for name, value in (belongings or {}).items()}
+            unfinished.write_bytes(safetensors.numpy.save(arrays, metadata={"format": "pt", **texts}))
         elif path.suffix == ".pdparams":
             paddle.save(tensors, str(unfinished))
         else:
