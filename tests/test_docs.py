@@ -64,6 +64,9 @@ def test_the_guides_four_commands_run_as_written(workplace):
     assert final["total"] == 18 and final["accuracy"] > 0.8  # chance is 1/3
     last_line = run(evaluate, workplace).strip().splitlines()[-1]
     assert last_line == f"accuracy {final['accuracy']:.4f} ({final['correct']}/18)"
+    (longer,) = re.findall(r"^`(python tools/train.py .*keep_head.*)`$", GUIDE, re.MULTILINE)
+    assert "reset" not in run(longer, workplace)
+    assert (workplace / "output" / "longer" / "best.safetensors").exists()
     run(export, workplace)
     exported = workplace / shlex.split(export)[-1]
     assert any(path.suffix == ".pdiparams" for path in exported.iterdir())

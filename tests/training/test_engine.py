@@ -331,7 +331,10 @@ def test_the_best_weights_by_the_held_out_part_are_kept_and_read_at_the_end(tiny
     (_, first), (_, second), (_, third), (split, final) = evaluated
     assert split == "test" and final == second and len({first, second, third}) == 3
     with safe_open(str(log.folder / "best.safetensors"), framework="numpy") as file:
-        assert file.metadata() == {"format": "rdrop_paddle", "update": "4", "val_accuracy": "0.5"}
+        belongings = {name: (log.folder / f"{name}.json").read_text() for name in ("classes", "model")}
+        header = file.metadata()
+        assert {name: json.loads(header.pop(name)) for name in belongings} == {k: json.loads(v) for k, v in belongings.items()}
+        assert header == {"format": "rdrop_paddle", "update": "4", "val_accuracy": "0.5"}
 
 
 @pytest.mark.parametrize("level", ["O1", "O2"])
