@@ -4,6 +4,7 @@ import argparse
 import ctypes
 import errno
 import importlib.metadata
+import io
 import os
 import sys
 import time
@@ -63,9 +64,7 @@ def run(main):
     """
     prepare_cpu()
     warnings.filterwarnings("ignore", message="No ccache found")  # of Paddle's import; nothing is compiled here
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a notebook's has not
-            stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8, nor terminals show all of it
+    _make_streams_last()
     try:
         status = main()
     except (UserError, OSError, ModuleNotFoundError) as error:
@@ -78,6 +77,40 @@ def run(main):
         status = 2
     sys.stdout.flush()
     sys.exit(status)
+
+
+def _make_streams_last():
+    """Have stdout and stderr, whatever was closed (`>&-`), that outlive who reads them (`| head -3`) and can show any name."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # else the next files get these numbers, and what is printed
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if stream is getattr(sys, f"__{name}__"):  # not so in a notebook
+            setattr(sys, name, _lasting(number, stream))
+
+
+def _lasting(descriptor, stream):
+    """A text stream as `stream`, which is None where the descriptor was closed."""
+    settings = {key: getattr(stream, key) for key in ("encoding", "line_buffering", "write_through") if stream}
+    # names of files need not be UTF-8, nor terminals show all of it
+    return io.TextIOWrapper(io.BufferedWriter(_Lasting(descriptor, "w", closefd=False)), errors="backslashreplace", **settings)
+
+
+class _Lasting(io.FileIO):
+    """A file that takes what is written and drops it when nobody can read it any more: a pipe's or terminal's end is gone."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self._gone = (errno.EPIPE, errno.EIO) if self.isatty() else (errno.EPIPE,)
+
+    def write(self, data):
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in self._gone:
+                raise
+            return memoryview(data).nbytes
 
 
 def _for_the_user(error):

@@ -150,6 +150,46 @@ def test_names_that_a_terminal_cannot_show_are_printed_in_another_way(tmp_path):
     assert run_tool_main(program, tmp_path, PYTHONIOENCODING="ascii").stdout == "\\u4e2d \\udcb0.jpg\n"
 
 
+TALKATIVE = f"""
+import os, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from rdrop_paddle import command_line
+def main():
+    with open("data", "w") as file:  # the next number that is free
+        print("said", flush=True)
+        while "wait" in sys.argv and not os.path.exists("go"):
+            time.sleep(0.01)
+        os.write(1, b"from C") if "native" in sys.argv else None
+        for _ in range(10000):
+            print("said")
+        print("told", file=sys.stderr)
+        file.write("mine")
+    return 3
+command_line.run(main)
+"""
+
+
+@pytest.mark.parametrize("streams", ["| head -3", ">&- native", "2>&-", ">&- 2>&- <&- native", "2>&1 >/dev/null | true"])
+def test_streams_that_nobody_reads_do_not_matter(tmp_path, streams):
+    (tmp_path / "tool.py").write_text(TALKATIVE)
+    command = ["bash", "-o", "pipefail", "-c", f"{sys.executable} tool.py {streams}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 3 and (tmp_path / "data").read_text() == "mine"
+    assert set(done.stdout.split()) <= {"said"} and set(done.stderr.split()) <= {"told"}
+
+
+def test_a_terminal_that_is_closed_does_not_matter(tmp_path):
+    (tmp_path / "tool.py").write_text(TALKATIVE)
+    terminal, end = os.openpty()
+    command = [sys.executable, "tool.py", "wait"]
+    with subprocess.Popen(command, stdout=end, stderr=end, cwd=tmp_path, start_new_session=True) as process:
+        os.close(end)
+        assert os.read(terminal, 100).startswith(b"said")
+        os.close(terminal)
+        (tmp_path / "go").touch()
+    assert process.returncode == 3 and (tmp_path / "data").read_text() == "mine"
+
+
 def test_a_file_that_cannot_be_written_is_named(tmp_path):
     with pytest.raises(UserError, match="cannot write --json .*absent/speed.json: No such file"):
         command_line.check_writable("--json", tmp_path / "absent" / "speed.json")

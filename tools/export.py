@@ -20,8 +20,9 @@ from rdrop_paddle import command_line, load_config
 
 def main():
     arguments = command_line.config_parser(__doc__)
-    arguments.add_argument("--weights", required=True, help="weight file, or a bare name under RDROP_DATA")
+    arguments.add_argument("--weights", required=True, help="weight file or folder, or a bare name under RDROP_DATA")
     arguments.add_argument("--sha256", help="what the weight file's must be")
+    arguments.add_argument("--ema", action="store_true", help="take the average of the weights that the file holds beside them")
     arguments.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="a new folder for the exported files")
     arguments.add_argument("--onnx", action="store_true", help="write inference.onnx too")
     options = arguments.parse_args()
@@ -39,7 +40,7 @@ def main():
     paddle.set_device("cpu")  # what is compared must not depend on a card and its TF32
     task = ImageClassification(config)
     task.class_names()  # an error now rather than after the work
-    report = load_weights(task.model, find_weights(options.weights, data_root()), sha256=options.sha256)
+    report = load_weights(task.model, find_weights(options.weights, data_root()), sha256=options.sha256, ema=options.ema)
     print(report, flush=True)
     checks = export.export(task, options.output, report, onnx=options.onnx)
     print("\n".join(map(str, checks)))

@@ -2,7 +2,7 @@
 
 A task is one object, that of vision/task.py for instance, with
 
-- `model`, a paddle.nn.Layer; `load_initial_weights()`, and `load_weights(path, sha256)` -> a report
+- `model`, a paddle.nn.Layer; `load_initial_weights()`, and `load_weights(path, sha256, ema)` -> a report
 - `read_splits()`, and `size(split)`: how many samples
 - `batches(split, first_update)`: this rank's micro-batches, lists of tensors of which the last holds the samples' indices; for
   "train" without end, for any other split once, each sample on one rank

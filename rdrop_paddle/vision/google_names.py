@@ -1,5 +1,9 @@
-"""Names and layout of Google's .npz files, to this project's and back: kernels [in, out], one for each attention head."""
+"""Names and layout of Google's .npz files, to this project's and back: kernels [in, out], one for each attention head.
 
+big_vision numbers the parts of a block otherwise than the code of before, and its class token has no position embedding.
+"""
+
+import math
 import re
 
 import numpy as np
@@ -29,15 +33,23 @@ _GOOGLE_NAMES = [
     (r"head/kernel", "head.weight"),
     (r"head/bias", "head.bias"),
 ]
+_BIG_VISION = {
+    "LayerNorm_1": "LayerNorm_2",
+    "MlpBlock_0": "MlpBlock_3",
+    "MultiHeadDotProductAttention_0": "MultiHeadDotProductAttention_1",
+}
 _GOOGLE_ATTENTION = re.compile(
     r"Transformer/encoderblock_(\d+)/MultiHeadDotProductAttention_1/(query|key|value|out)/(kernel|bias)"
 )
 
 
 def from_google(arrays, sha256):
-    weights, parts = SourceWeights("Google .npz", sha256), {}
+    """SourceWeights of {name: array} under Google's names."""
+    is_big_vision = any("/MlpBlock_0/" in name for name in arrays)
+    weights, parts = SourceWeights("big_vision .npz" if is_big_vision else "Google .npz", sha256), {}
     for source, array in arrays.items():
-        if match := _GOOGLE_ATTENTION.fullmatch(source):
+        known = "/".join(_BIG_VISION.get(part, part) for part in source.split("/")) if is_big_vision else source
+        if match := _GOOGLE_ATTENTION.fullmatch(known):
             block, part, kind = match.groups()
             here = "weight" if kind == "kernel" else "bias"
             if part == "query" and kind == "kernel":
@@ -49,7 +61,9 @@ def from_google(arrays, sha256):
                 weights.add(f"blocks.{block}.attn.proj.weight", array.reshape(-1, array.shape[-1]), "reshaped", source)
             else:
                 weights.add(f"blocks.{block}.attn.proj.bias", array, "loaded", source)
-        elif (name := renamed(_GOOGLE_NAMES, source)) == "patch_embed.proj.weight":
+        elif known in ("pos_embedding", "Transformer/pos_embedding"):
+            _add_position_embedding(weights, array, source)
+        elif (name := renamed(_GOOGLE_NAMES, known)) == "patch_embed.proj.weight":
             weights.add(name, array.transpose(3, 2, 0, 1), "transposed", source)
         elif name:
             weights.add(name, array, "loaded", source)
@@ -57,6 +71,14 @@ def from_google(arrays, sha256):
             weights.unknown.append(source)
     fuse(weights, parts)
     return weights
+
+
+def _add_position_embedding(weights, array, source):
+    if array.ndim == 3 and math.isqrt(array.shape[1]) ** 2 == array.shape[1]:  # of a grid alone
+        array = np.concatenate([np.zeros_like(array[:, :1]), array], axis=1)
+        weights.add("pos_embed", array, "reshaped", f"{source}, zeros for the class token before it,")
+    else:
+        weights.add("pos_embed", array, "loaded", source)
 
 
 def to_google(tensors, heads):

@@ -45,9 +45,9 @@ class ImageClassification:
             say(f"reading the weights {path}")
             self.weight_report = load_weights(self.model, path, reset_head=True)
 
-    def load_weights(self, path, sha256=None):
-        """Load trained weights, head and all; the WeightReport. Errors: see weights.load_weights."""
-        return load_weights(self.model, path, sha256=sha256)
+    def load_weights(self, path, sha256=None, ema=False):
+        """Load trained weights, head and all; the WeightReport. Arguments and errors: see weights.load_weights."""
+        return load_weights(self.model, path, sha256=sha256, ema=ema)
 
     def read_splits(self):
         """Read every split that training will need: a fault in one ends the run now and not after training."""

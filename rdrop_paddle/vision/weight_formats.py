@@ -4,6 +4,7 @@ The layout is Paddle's: convolutions OIHW, linear layers [in, out], query, key a
 those of PaddleClas and timm.
 """
 
+import re
 from pathlib import Path
 
 from ..durability.checkpoint import WEIGHT_FORMAT
@@ -12,31 +13,39 @@ from ..weights.conversion import write_weight_file
 from ..weights.files import read_weight_file
 from ..weights.loading import SourceWeights
 from .google_names import from_google, to_google
-from .torch_names import from_timm, from_transformers, to_timm
+from .torch_names import TORCHVISION, TRANSFORMERS, VIT_PYTORCH, from_timm, from_torch, to_timm
 
 # attention heads of the released ViTs by (width, depth); PaddleClas has one of width 768 and depth 8 with 8 heads
 HEADS = {(192, 12): 3, (384, 12): 6, (768, 12): 12, (1024, 24): 16, (1280, 32): 16}
-WRAPPERS = ("_layers.", "module.")  # what Paddle's and torch's DataParallel put before each name
+# names that every ViT has: Hugging Face's and ViT-pytorch's, PaddleClas's and timm's, torchvision's, Google's
+ANCHOR = r"(?:(?:vit|deit|transformer)\.)?embeddings\.cls_token|cls_token|class_token|embedding/kernel"
 
 
-def read_weights(path, sha256=None):
-    """The tensors of a weight file of any released format; `sha256` as in `load_weights`.
+def read_weights(path, sha256=None, ema=False):
+    """The tensors of a weight file of any released format; arguments as in `load_weights`.
 
     Raises:
         UserError: the file is absent, damaged, of no known format, has another checksum, asks for more than tensors, holds a
             training run's momentum, or a tensor with NaN or infinity.
     """
-    file = read_weight_file(path, sha256)
-    arrays, prefix = _without_wrapper(file.arrays)
+    file = read_weight_file(path, sha256, anchor=ANCHOR, ema=ema)
+    arrays = file.arrays
+    for name in arrays:
+        if name.endswith(("distillation_token", "dist_token")):
+            raise UserError(f"{path}: {name} is a second class token, which this ViT has not: take one without distillation")
     try:
         if any(name.startswith(("Transformer/", "embedding/")) for name in arrays):
             weights = from_google(arrays, file.sha256)
-        elif any(name.removeprefix("vit.") == "embeddings.cls_token" for name in arrays):
-            weights = from_transformers(file.container, arrays, file.sha256)
+        elif any(re.fullmatch(r"(?:vit\.|deit\.)?embeddings\.cls_token", name) for name in arrays):
+            weights = from_torch(TRANSFORMERS, file.container, arrays, file.sha256)
         elif file.metadata.get("format") == WEIGHT_FORMAT:
             weights = _as_it_is("rdrop_paddle .safetensors", arrays, file.sha256)
         elif file.container == "paddle":
             weights = _as_it_is("PaddleClas .pdparams", arrays, file.sha256)
+        elif "transformer.embeddings.cls_token" in arrays:
+            weights = from_torch(VIT_PYTORCH, file.container, arrays, file.sha256)
+        elif "class_token" in arrays:
+            weights = from_torch(TORCHVISION, file.container, arrays, file.sha256)
         elif "cls_token" in arrays and file.container in ("torch", "safetensors"):
             weights = from_timm(file.container, arrays, file.sha256)
         else:
@@ -46,8 +55,7 @@ def read_weights(path, sha256=None):
     except (ValueError, IndexError) as error:
         raise UserError(f"{path}: a tensor has not the shape that its name stands for ({error})") from None
     weights.refuse_nonfinite(path)
-    if prefix:
-        weights.format += f", prefix {prefix} removed"
+    weights.format = ", ".join([weights.format, *file.notes])
     return weights
 
 
@@ -82,13 +90,6 @@ def _usual_heads(tensors):
     if (width, depth) not in HEADS:
         raise UserError(f"no released ViT has the width {width} and {depth} blocks: give the number of heads with --heads")
     return HEADS[width, depth]
-
-
-def _without_wrapper(arrays):
-    for prefix in WRAPPERS:
-        if arrays and all(name.startswith(prefix) for name in arrays):
-            return {name[len(prefix) :]: array for name, array in arrays.items()}, prefix
-    return arrays, ""
 
 
 def _as_it_is(label, arrays, sha256):

@@ -8,22 +8,24 @@ from ..weights.report import Row, WeightReport
 from .weight_formats import read_weights
 
 
-def load_weights(model, path, *, strict=True, reset_head=False, sha256=None):
+def load_weights(model, path, *, strict=True, reset_head=False, sha256=None, ema=False):
     """Load the weights at `path` into `model` and return the WeightReport.
 
     Args:
         model: a VisionTransformer; changed only when nothing is wrong.
-        path: weights as released by Google (.npz), timm (.safetensors, .pth), Hugging Face transformers
-            (.safetensors), PaddleClas or AI Studio (.pdparams), or this project's own (.safetensors).
+        path: a file, folder or index of shards: weights as released by Google (.npz), timm, Hugging Face transformers,
+            torchvision or the official R-Drop code (.safetensors, .pth), PaddleClas or AI Studio (.pdparams), or this
+            project's own (.safetensors); see docs/weights.md.
         strict: a tensor that is missing, unexpected or misshapen is an error; otherwise it is a row of the report.
         reset_head: set the head to zero instead of loading it, to fine-tune from a pretrained model; a `pre_logits`
             layer, which belongs to the old head, is then dropped.
         sha256: what the file's must be; without it a file of the same name with .sha256 behind it is looked for.
+        ema: the moving average of the weights that a training checkpoint holds beside them, instead of them.
 
     Raises:
-        UserError: an unreadable file, another checksum, or tensors that do not fit.
+        UserError: an unreadable file, another checksum, tensors that do not fit or are not finite, or no average.
     """
-    found = read_weights(path, sha256)
+    found = read_weights(path, sha256, ema)
     if found.heads is not None and found.heads != model.blocks[0].attn.num_heads:
         raise UserError(f"{path} has {found.heads} attention heads, the model {model.blocks[0].attn.num_heads}")
     report = WeightReport(str(path), found.format, found.sha256)
