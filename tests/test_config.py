@@ -167,7 +167,7 @@ def test_a_bad_override_is_one_line_that_names_it(override, message):
         (["model.mean=0.5"], "model.mean"),
         (["model.mean=[0.5,a,0.5]"], "model.mean"),
         (["model.mean=[0.5,0.5]"], r"model.mean is \[0.5, 0.5\]: give 3 numbers >= 0"),
-        (["model.mean=[0.5,.nan,0.5]"], "model.mean is .*nan.*: give 3 numbers >= 0"),
+        (["model.mean=[0.5,nan,0.5]"], "model.mean is .*nan.*: give 3 numbers >= 0"),
         (["model.std=[0.5,0.0,0.5]"], "model.std is .*: give 3 numbers above 0"),
         (["model.keep_head=true"], "model.keep_head is true but model.weights is empty: there is no head to keep"),
     ],
