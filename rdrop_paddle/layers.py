@@ -19,7 +19,7 @@ class Linear(nn.Linear):
     """nn.Linear, [..., in] -> [..., out]."""
 
     def forward(self, x):
-        if self.bias is None or not _on_cpu(x):
+        if self.bias is None or not on_cpu(x):
             return nn.Linear.forward(self, x)  # not super(): Paddle 2 cannot translate it for a static graph
         if not paddle.is_grad_enabled():
             return paddle.matmul(x, self.weight).add_(self.bias)
@@ -30,7 +30,7 @@ class LayerNorm(nn.LayerNorm):
     """nn.LayerNorm over the last axis."""
 
     def forward(self, x):
-        if not _on_cpu(x) or not paddle.is_grad_enabled():
+        if not on_cpu(x) or not paddle.is_grad_enabled():
             return nn.LayerNorm.forward(self, x)
         return _LayerNormOnCpu.apply(x, self.weight, self.bias, self._epsilon)
 
@@ -41,7 +41,7 @@ class Dropout(nn.Dropout):
     def forward(self, x):
         if not self.training or self.p == 0:
             return x
-        if self.p == 1 or not _on_cpu(x):
+        if self.p == 1 or not on_cpu(x):
             return nn.Dropout.forward(self, x)
         return _DropoutOnCpu.apply(x, self.p)
 
@@ -113,8 +113,14 @@ def _factors(keep, factor):
     return paddle.utils.dlpack.from_dlpack(scaled.__dlpack__())  # shares the memory
 
 
-def _on_cpu(x):
+def on_cpu(x):
+    """Whether x is computed here and now on a CPU: no static graph is being built."""
     return paddle.in_dynamic_mode() and x.place.is_cpu_place()
+
+
+def repeated(x, times):
+    """x [N, ...] over and over: [times * N, ...]."""
+    return paddle.concat([x] * times) if times > 1 else x
 
 
 def _rows(x):
