@@ -7,6 +7,7 @@ _HOMES = {
     "RDropLoss": "loss",
     "compute_kl_loss": "loss",
     "VisionTransformer": "vision.model",
+    "Transformer": "text.transformer",
     "build_model": "vision.model",
     "load_config": "tasks",
     "Config": "config",
