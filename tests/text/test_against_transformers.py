@@ -98,10 +98,12 @@ def test_logits_and_gradients_are_those_of_transformers(pair, batch):
 def test_greedy_translations_are_those_of_transformers(pair, batch):
     ours, theirs = pair
     source = batch[0]
-    found = beam_search(ours, paddle.to_tensor(source), first=END, end=END, beam_size=1, max_length_b=11)
-    rules = dict(num_beams=1, do_sample=False, max_new_tokens=12, min_new_tokens=2)
+    settings = dict(first=END, end=END, beam_size=1, max_length_b=11, no_repeat_ngram_size=2)
+    found = beam_search(ours, paddle.to_tensor(source), **settings)
+    rules = dict(num_beams=1, do_sample=False, max_new_tokens=12, min_new_tokens=2, no_repeat_ngram_size=2)
     mask = torch.from_numpy((source != PADDING).astype("int64"))
     expected = theirs.generate(input_ids=torch.from_numpy(source), attention_mask=mask, **rules).numpy()
     for (hypothesis,), tokens in zip(found, expected):
         ended = [*hypothesis.tokens, END]
+        assert len(set(ended)) > 4
         assert tokens.tolist() == [END, *ended, *[PADDING] * (len(tokens) - 1 - len(ended))]

@@ -153,8 +153,10 @@ def test_no_length_between_minimum_and_maximum_is_an_error():
         search(Toy(vocabulary=5), [[3] * 9, [3, 4]], min_length=5, max_length_a=2, max_length_b=0)
 
 
-def test_rules_that_leave_no_translation_give_none():
-    assert search(Toy(vocabulary=4), [[3], [3, 3]], min_length=5, no_repeat_ngram_size=1) == [[], []]  # of two words
+def test_rules_that_leave_no_translation_give_none_and_end_the_search():
+    model = Toy(vocabulary=4)  # of two words
+    assert search(model, [[3], [3, 3]], min_length=5, no_repeat_ngram_size=1) == [[], []]
+    assert len(model.rows_in_steps) == 3
 
 
 def test_sentences_leave_the_batch_as_soon_as_they_are_done():
