@@ -207,7 +207,7 @@ def test_an_update_never_waits_for_the_device(tiny_config, monkeypatch, tmp_path
     """A tensor that Python looks into has to be computed and transferred first, which would leave a GPU idle."""
     overrides = ["train.weight_decay=0.1", "model.drop_rate=0.1", "train.ema_decay=0.9", "train.skip_nonfinite=1"]
     trainer, micro_batches = trainer_for(tiny_config(*overrides, f"train.optimizer={optimizer}"))
-    monkeypatch.setattr(layers, "_on_cpu", lambda x: False)  # what a GPU runs
+    monkeypatch.setattr(layers, "on_cpu", lambda x: False)  # what a GPU runs
     looks = []
 
     def spy(name):
