@@ -150,6 +150,15 @@ def test_names_that_a_terminal_cannot_show_are_printed_in_another_way(tmp_path):
     assert run_tool_main(program, tmp_path, PYTHONIOENCODING="ascii").stdout == "\\u4e2d \\udcb0.jpg\n"
 
 
+def test_what_is_said_on_stderr_comes_before_what_follows_it_on_stdout(tmp_path):
+    """As in the launcher's logs, where both are one file."""
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from rdrop_paddle import command_line, console\n"
+    program += "command_line.run(lambda: [console.say('first'), print('second', flush=True)] and 0)"
+    with (tmp_path / "log").open("w") as log:
+        subprocess.run([sys.executable, "-c", program], stdout=log, stderr=log, check=True)
+    assert (tmp_path / "log").read_text() == "first\nsecond\n"
+
+
 TALKATIVE = f"""
 import os, sys, time
 sys.path.insert(0, {str(ROOT)!r})
