@@ -3,6 +3,7 @@
 paddle.hub.load(FOLDER, "vit_ti16_cifar100_rdrop", source="local")    FOLDER being the one that this file is in
 """
 
+import json
 import pathlib
 
 import rdrop_paddle  # a module and no names of it: Paddle takes every function and class here for a model
@@ -17,8 +18,8 @@ def vit_ti16_cifar100_rdrop(pretrained=True):
         probabilities = paddle.nn.functional.softmax(model(images))  # [N, 100]
 
     Feed it float32 [N, 3, 96, 96]: whole images in RGB, resized to 96 x 96 pixels (bilinear), with values from -1 to 1:
-    (x / 255 - 0.5) / 0.5 for bytes x. It gives logits [N, 100], in the alphabetical order of CIFAR-100's fine classes,
-    `rdrop_paddle.vision.cifar.CIFAR100.class_names.split()`.
+    (x / 255 - 0.5) / 0.5 for bytes x. It gives logits [N, 100], in the order of `model.class_names`, which are CIFAR-100's
+    fine classes.
 
     Args:
         pretrained: load the released weights, results/vit_ti16_cifar100_rdrop/model.safetensors, and switch to evaluation,
@@ -34,6 +35,7 @@ def vit_ti16_cifar100_rdrop(pretrained=True):
             f"no released weights at {weights}: get them with the whole repository, or give pretrained=False"
         )
     model = rdrop_paddle.build_model(rdrop_paddle.load_config(released / "config.yaml").model)
+    model.class_names = json.loads((released / "classes.json").read_text())
     if pretrained:
         rdrop_paddle.load_weights(model, weights)
         model.eval()

@@ -61,6 +61,9 @@ def read_image(path, description):
         image = ImageOps.exif_transpose(file)
     if image.mode.startswith("I;16"):  # 16 bits of grey, which Pillow itself would make white from 255 on
         image = Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
+    if image.has_transparency_data:  # seen on white
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     image = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
     mean, std = np.float32(description["mean"]), np.float32(description["std"])
     pixels = (np.asarray(image, dtype="float32") / 255 - mean) / std

@@ -11,6 +11,7 @@ _HOMES = {
     "RDropRegressionLoss": "loss",
     "RDropBCELoss": "loss",
     "VisionTransformer": "vision.model",
+    "Transformer": "text.transformer",
     "build_model": "vision.model",
     "load_config": "tasks",
     "Config": "config",

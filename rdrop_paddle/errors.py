@@ -18,6 +18,7 @@ PROVIDERS = {
     "tqdm": ("tqdm", "train"),
     "visualdl": ("visualdl", "train"),
     "yaml": ("pyyaml", "train"),
+    "onnx": ("onnx", "onnx"),
     "onnxruntime": ("onnxruntime", "onnx"),
     "paddle2onnx": ("paddle2onnx", "onnx"),
     "rouge_score": ("rouge-score", "text"),

@@ -20,7 +20,7 @@ class Linear(nn.Linear):
     """nn.Linear, [..., in] -> [..., out]."""
 
     def forward(self, x):
-        if self.bias is None or not _on_cpu(x):
+        if self.bias is None or not on_cpu(x):
             return nn.Linear.forward(self, x)  # not super(): Paddle 2 cannot translate it for a static graph
         if not paddle.is_grad_enabled():
             return paddle.matmul(x, self.weight).add_(self.bias)
@@ -31,7 +31,7 @@ class LayerNorm(nn.LayerNorm):
     """nn.LayerNorm over the last axis."""
 
     def forward(self, x):
-        if not _on_cpu(x) or not paddle.is_grad_enabled():
+        if not on_cpu(x) or not paddle.is_grad_enabled():
             return nn.LayerNorm.forward(self, x)
         return _LayerNormOnCpu.apply(x, self.weight, self.bias, self._epsilon)
 
@@ -42,24 +42,28 @@ class Dropout(nn.Dropout):
     def forward(self, x):
         if not self.training or self.p == 0:
             return x
-        if self.p == 1 or not _on_cpu(x):
+        if self.p == 1 or not on_cpu(x):
             return nn.Dropout.forward(self, x)
         return _DropoutOnCpu.apply(x, self.p)
 
 
-def attention(query, key, value, mask=None):
+def attention(query, key, value, mask=None, *, drop_rate=0.0, causal=False):
     """softmax(query key^T / sqrt(width) + mask) value, by the fastest way that Paddle has for device and type.
 
     Args:
         query: [N, Lq, heads, width], and so is the result; key and value: [N, Lk, heads, width].
         mask: what is added to the scores, floats that broadcast to [N, heads, Lq, Lk]; or None.
+        drop_rate: of the softmax.
+        causal: each position looks at itself and those before it alone, instead of `mask`; Lq must be Lk.
     """
     mask = None if mask is None else mask.astype(query.dtype)
     if _paddle_fuses(mask):
-        return F.scaled_dot_product_attention(query, key, value, mask)
+        return F.scaled_dot_product_attention(query, key, value, mask, drop_rate, causal)
     query, key, value = (t.transpose([0, 2, 1, 3]) for t in (query, key, value))  # [N, heads, L, width]
     scores = paddle.matmul(query * query.shape[-1] ** -0.5, key, transpose_y=True)  # [N, heads, Lq, Lk]
-    weights = F.softmax(scores if mask is None else scores + mask)
+    if causal:
+        mask = paddle.triu(paddle.full(scores.shape[-2:], -1e4, scores.dtype), 1)  # finite in float16 too
+    weights = F.dropout(F.softmax(scores if mask is None else scores + mask), drop_rate)
     return paddle.matmul(weights, value).transpose([0, 2, 1, 3])
 
 
@@ -144,8 +148,14 @@ def _factors(keep, factor):
     return paddle.utils.dlpack.from_dlpack(scaled.__dlpack__())  # shares the memory
 
 
-def _on_cpu(x):
+def on_cpu(x):
+    """Whether x is computed here and now on a CPU: no static graph is being built."""
     return paddle.in_dynamic_mode() and x.place.is_cpu_place()
+
+
+def repeated(x, times):
+    """x [N, ...] over and over: [times * N, ...]."""
+    return paddle.concat([x] * times) if times > 1 else x
 
 
 def _rows(x):

@@ -16,6 +16,7 @@ LATER |= {"rdrop.stop_target_gradient": False, "rdrop.shared_blocks": 0, "data.f
 LATER |= {"train.optimizer": "momentum", "train.betas": [0.9, 0.999], "train.epsilon": 1e-8, "train.label_smoothing": 0.0}
 LATER |= {"train.schedule": "cosine", "train.power": 1.0, "train.warmup_init_lr": 0.0}
 LATER |= {"train.ema_decay": None, "train.recompute": False, "train.skip_nonfinite": 0, "train.sharding": 0}
+LATER |= {"model.keep_head": False, "model.mean": [0.5, 0.5, 0.5], "model.std": [0.5, 0.5, 0.5]}
 CONFIGS = [BASE, *sorted((ROOT / "configs").glob("*.yaml"))]
 
 
@@ -163,6 +164,12 @@ def test_a_bad_override_is_one_line_that_names_it(override, message):
         (["eval.target=93.29"], "eval.target is 93.29: accuracy is from 0 to 1"),
         (["eval.target_accuracy=93.29"], "eval.target is 93.29: accuracy is from 0 to 1"),
         (["eval.target=-1"], "eval.target is -1.0: give a number >= 0"),
+        (["model.mean=0.5"], "model.mean"),
+        (["model.mean=[0.5,a,0.5]"], "model.mean"),
+        (["model.mean=[0.5,0.5]"], r"model.mean is \[0.5, 0.5\]: give 3 numbers >= 0"),
+        (["model.mean=[0.5,nan,0.5]"], "model.mean is .*nan.*: give 3 numbers >= 0"),
+        (["model.std=[0.5,0.0,0.5]"], "model.std is .*: give 3 numbers above 0"),
+        (["model.keep_head=true"], "model.keep_head is true but model.weights is empty: there is no head to keep"),
     ],
 )
 def test_what_does_not_fit_the_task_is_one_line(overrides, message):

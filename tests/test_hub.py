@@ -1,5 +1,6 @@
 """hubconf.py, as Paddle's hub reads it."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from rdrop_paddle import UserError, build_model
 from rdrop_paddle.durability.checkpoint import model_arrays, save_weights
 
 NAME = "vit_ti16_cifar100_rdrop"
+CLASSES = [f"thing {number}" for number in range(10)]
 AS_A_USER = f"""
 import sys, paddle
 repository, weights = sys.argv[1:]
@@ -24,6 +26,7 @@ import safetensors.numpy
 for name, array in safetensors.numpy.load_file(weights).items():
     assert (dict(model.named_parameters())[name].numpy() == array).all(), name
 assert paddle.hub.load(repository, "{NAME}", source="local", pretrained=False).training
+assert model.class_names == {CLASSES}
 print(list(model(paddle.zeros([2, 3, 8, 8])).shape))
 """
 
@@ -37,6 +40,7 @@ def repository(tiny_config, tmp_path):
     config = tiny_config()
     (released / "config.yaml").write_text(config.to_yaml())
     save_weights(model_arrays(build_model(config.model)), released / "model.safetensors")
+    (released / "classes.json").write_text(json.dumps(CLASSES))
     for name in ("configs", "rdrop_paddle"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "hubconf.py", folder)
@@ -73,4 +77,5 @@ def test_the_released_model_is_the_one_that_help_describes():
         pytest.skip(f"no released weights in results/{NAME}")
     model = paddle.hub.load(str(ROOT), NAME, source="local")
     assert model(paddle.zeros([2, 3, 96, 96])).shape == [2, 100]
+    assert model.class_names[::33] == ["apple", "forest", "raccoon", "worm"]
     assert 5.45e6 < sum(int(np.prod(p.shape)) for p in model.parameters()) < 5.55e6

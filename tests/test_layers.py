@@ -172,6 +172,18 @@ def test_where_paddle_2_has_flash_attention_alone_it_is_not_asked(monkeypatch, d
         np.testing.assert_allclose(found, value, atol=2e-6 * np.abs(value).max())
 
 
+@pytest.mark.parametrize("version", [paddle.__version__, "2.6.2"])
+def test_causal_attention_sees_nothing_later_and_dropout_takes_whole_weights(monkeypatch, version):
+    query, key, value = paddle.randn([3, 2, 5, 4, 8]).unbind(0)
+    later = paddle.triu(paddle.full([5, 5], -1e4), 1)
+    expected = attention(query, key, value, later).numpy()
+    monkeypatch.setattr(paddle, "__version__", version)
+    monkeypatch.setattr(paddle, "get_device", lambda: "gpu:0" if version.startswith("2.") else "cpu")
+    np.testing.assert_allclose(attention(query, key, value, causal=True).numpy(), expected, atol=2e-6)
+    ones = attention(query, key, paddle.ones_like(value), drop_rate=0.5).numpy()  # sums of the weights that are kept
+    assert np.abs(ones - 1).max() > 0.1 and ones.mean() == pytest.approx(1, abs=0.2)
+
+
 def test_nothing_else_asks_paddle_for_attention():
     callers = [p.name for p in (ROOT / "rdrop_paddle").rglob("*.py") if "scaled_dot_product_attention(" in p.read_text()]
     assert callers == ["layers.py"]

@@ -67,7 +67,8 @@ def test_train_then_evaluate_then_resume(run_tool, tiny_overrides, tmp_path):
     found = {path.name for path in folder.iterdir()}
     assert found == {
         "config.yaml", "environment.json", "train.log", "metrics.jsonl", "vdl", "checkpoints",
-        "best.safetensors", "best.safetensors.sha256"
+        "best.safetensors", "best.safetensors.sha256", "classes.json", "model.json",
+        "eval.txt"
     }  # fmt: skip
     assert latest(folder).name == "update-00000006"
     final = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])

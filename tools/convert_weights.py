@@ -5,7 +5,8 @@ python tools/convert_weights.py cifar100-224_checkpoint.pdparams vit_b16_cifar10
 python tools/convert_weights.py output/vit_ti16_cifar100_rdrop/best.safetensors model.safetensors --float16
 
 The source may be any file that tools/eval.py reads. .npz is Google's layout, .safetensors timm's names in torch's layout,
-.pdparams PaddleClas's. There and back gives identical bytes for every tensor; with --float16 half of them, rounded.
+.pdparams PaddleClas's. There and back gives identical bytes for every tensor; with --float16 half of them, rounded. The names
+of the classes and the settings that are in the source's header, or in files beside it, go into the header of a .safetensors.
 """
 
 import sys
@@ -32,7 +33,9 @@ def main():
 
     console.say("loading Paddle")
     from rdrop_paddle.config import data_root
+    from rdrop_paddle.vision.weight_claims import CLASSES, MODEL
     from rdrop_paddle.vision.weight_formats import read_weights, write_weights
+    from rdrop_paddle.weights import belongings
     from rdrop_paddle.weights.loading import find_weights
     from rdrop_paddle.weights.report import Row, WeightReport
 
@@ -44,9 +47,13 @@ def main():
     if options.float16:
         weights.halve()
     report = WeightReport(source, weights.format, weights.sha256, rows)
-    write_weights(weights, options.target, options.heads)
+    found = {name: belonging.value for name in (CLASSES, MODEL) if (belonging := belongings.find(source, name))}
+    write_weights(weights, options.target, options.heads, found)
     print(report.table())
     print(f"wrote {options.target}")
+    if found and Path(options.target).suffix != ".safetensors":
+        lost = " and ".join(f"{name}.json" for name in found)
+        print(f"this format has no place for the names of the classes and the like: put {lost} of the run folder beside it")
     return 0
 
 

@@ -30,7 +30,6 @@ def main():
 
     import paddle
 
-    from rdrop_paddle import load_weights
     from rdrop_paddle.config import data_root
     from rdrop_paddle.vision import export
     from rdrop_paddle.vision.task import ImageClassification
@@ -39,8 +38,7 @@ def main():
     export.check_request(options.output, options.onnx)
     paddle.set_device("cpu")  # what is compared must not depend on a card and its TF32
     task = ImageClassification(config)
-    task.class_names()  # an error now rather than after the work
-    report = load_weights(task.model, find_weights(options.weights, data_root()), sha256=options.sha256, ema=options.ema)
+    report = task.load_weights(find_weights(options.weights, data_root()), sha256=options.sha256, ema=options.ema)
     print(report, flush=True)
     checks = export.export(task, options.output, report, onnx=options.onnx)
     print("\n".join(map(str, checks)))

@@ -33,19 +33,18 @@ def main():
     options = arguments.parse_args()
     config = load_config(options.config, options.override)
 
-    from rdrop_paddle import load_weights
     from rdrop_paddle.config import data_root
     from rdrop_paddle.vision import attention_rollout, prediction
-    from rdrop_paddle.vision.data import IMAGE_SUFFIXES, open_image
+    from rdrop_paddle.vision.image_files import open_image
     from rdrop_paddle.vision.task import ImageClassification
     from rdrop_paddle.weights.loading import find_weights
 
-    if options.attention and Path(options.attention).suffix.lower() not in IMAGE_SUFFIXES:
-        raise UserError(f"--attention {options.attention}: give a name that ends in {', '.join(sorted(IMAGE_SUFFIXES))}")
+    if options.attention and Path(options.attention).suffix.lower() not in attention_rollout.SUFFIXES:
+        raise UserError(f"--attention {options.attention}: give a name that ends in {', '.join(attention_rollout.SUFFIXES)}")
     paths = prediction.find_images(options.images)
     task = ImageClassification(config)
+    report = task.load_weights(find_weights(options.weights, data_root()), sha256=options.sha256, ema=options.ema)
     class_names = task.class_names()
-    report = load_weights(task.model, find_weights(options.weights, data_root()), sha256=options.sha256, ema=options.ema)
     for option, path in (("--json", options.json), ("--attention", options.attention)):
         if path and path != "-":  # not after minutes of work
             command_line.check_writable(option, path)

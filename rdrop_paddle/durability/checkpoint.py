@@ -28,8 +28,10 @@ STATE = "state.json"
 DAMAGED = ".damaged"  # behind the name of a checkpoint that did not verify
 
 
-def save(run_folder, state, **arrays):
+def save(run_folder, state, belongings=None, **arrays):
     """Write the checkpoint of update `state["update"]`: `state`, of JSON values, and {name: array} for each of model, ....
+
+    `belongings` are JSON values for the headers of these arrays, see weights/belongings.py.
 
     Raises:
         FloatingPointError: an array is not finite.
@@ -48,7 +50,7 @@ def save(run_folder, state, **arrays):
             if folder.exists():
                 files.remove_folder(folder)
             about = dict(update=state["update"], config_sha256=hashlib.sha256(files.json_bytes(state["config"])).hexdigest())
-            files.write_folder(folder, _files(state, arrays), **about)
+            files.write_folder(folder, _files(state, arrays, belongings), **about)
         _point_to(folder)
         for old in _all(run_folder)[:-KEPT]:
             files.remove_folder(old)
@@ -138,8 +140,10 @@ def holds(path, metadata):
     return metadata.get("holds", path.stem if in_checkpoint else "model")
 
 
-def save_best(run_folder, model, **metadata):
-    """Write best.safetensors, which tools/eval.py reads, and its sha256 beside it; metadata go into its header.
+def save_best(run_folder, model, belongings=None, **metadata):
+    """Write best.safetensors, which tools/eval.py reads, and its sha256 beside it; the rest goes into its header.
+
+    `belongings` as in `save`.
 
     Raises:
         FloatingPointError: a weight is not finite.
@@ -147,7 +151,7 @@ def save_best(run_folder, model, **metadata):
     """
     path, arrays = Path(run_folder) / BEST, model_arrays(model)
     _check_finite(arrays, run_folder)
-    content = _weight_bytes(arrays, metadata)
+    content = _weight_bytes(arrays, metadata, belongings)
     with files.writing(path, "make room or the folder writable, and go on with --resume"):
         unfinished = path.with_name(path.name + files.UNFINISHED)
         files.write_file(unfinished, content)
@@ -204,15 +208,16 @@ def _check_finite(arrays, run_folder):
             raise FloatingPointError(f"{name} is not finite; last good checkpoint: {latest(run_folder) or 'none yet'}")
 
 
-def _files(state, arrays):
+def _files(state, arrays, belongings):
     """The (name, bytes) of a checkpoint, one at a time to spare memory."""
     for name, tensors in arrays.items():
-        yield f"{name}.safetensors", _weight_bytes(tensors, {"update": state["update"], "holds": name})
+        yield f"{name}.safetensors", _weight_bytes(tensors, {"update": state["update"], "holds": name}, belongings)
     yield STATE, files.json_bytes(state)
 
 
-def _weight_bytes(arrays, metadata):
+def _weight_bytes(arrays, metadata, belongings=None):
     header = {"format": WEIGHT_FORMAT, **{key: str(value) for key, value in metadata.items()}}
+    header |= {name: json.dumps(value) for name, value in (belongings or {}).items()}
     return safetensors.numpy.save(arrays, metadata=header)
 
 

@@ -1,4 +1,5 @@
-"""The run folder output/<name>/: config.yaml, environment.json, train.log, metrics.jsonl, eval.txt and the VisualDL log vdl/.
+"""The run folder output/<name>/: config.yaml, environment.json, train.log, metrics.jsonl, eval.txt, the VisualDL log vdl/ and
+what belongs to the weights, such as classes.json.
 
 Only rank 0 writes; on the other ranks every method does nothing.
 """
@@ -129,6 +130,12 @@ class RunLog:
         for tag, shown in found.items() if self._writes else ():
             add = self._vdl.add_text if isinstance(shown, str) else self._vdl.add_image
             add(tag, shown, step=update)
+
+    def belongings(self, found):
+        """{name: JSON value} as files NAME.json: what belongs to the weights beside their tensors."""
+        for name, value in found.items() if self._writes else ():
+            with self._writing():
+                files.replace_file(self.folder / f"{name}.json", files.json_bytes(value))
 
     def _record(self, record):
         """One line of metrics.jsonl, and the same numbers in VisualDL."""

@@ -12,6 +12,8 @@ A task is one object, that of vision/task.py for instance, with
   allows, so that any number of ranks prints the same digits
 - `score(counts)` -> {name: number} with the `measure` of its Config first, and `in_words(score)`, its closing line
 - `data_state(updates)`: JSON values that a checkpoint knows its data by
+- `belongings()` -> {name: JSON value}: what is needed to use the weights without the data, kept with them, see
+  weights/belongings.py
 - `describe()` -> {what: words} for the start of a run, and `examples()` -> {tag: picture or text} for VisualDL
 """
 
@@ -38,6 +40,7 @@ def train(trainer, log, interruption=None):
     config, clock = trainer.config, Clock()
     steps = config.train.steps
     interruption = interruption or Interruption()
+    log.belongings(trainer.task.belongings())
     for note in trainer.notes:
         log.message(note)
     say("training begins; the first update takes longest")
@@ -125,7 +128,7 @@ def _keep_best(trainer, log, interruption):
     elif update < config.train.steps:  # nothing to select by: the last weights are kept
         return True
     if trainer.rank == 0:
-        checkpoint.save_best(log.folder, task.model, update=update, **origin)
+        checkpoint.save_best(log.folder, task.model, task.belongings(), update=update, **origin)
     ranks.wait_for_all()  # a slow disk would have the others' next collective give up
     trainer.best = best
     return True

@@ -202,7 +202,7 @@ class Trainer:
             if self.rank == 0:
                 arrays |= dict(model=checkpoint.model_arrays(self.task.model))
                 arrays |= dict(ema=self.average.arrays()) if self.config.train.ema_decay is not None else {}
-                checkpoint.save(run_folder, self.state(), **arrays)
+                checkpoint.save(run_folder, self.state(), self.task.belongings(), **arrays)
         ranks.wait_for_all()
 
     def restore(self, run_folder):

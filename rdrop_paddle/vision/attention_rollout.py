@@ -5,6 +5,7 @@ import paddle
 import paddle.nn.functional as F
 from PIL import Image, ImageOps
 
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")  # of pictures that are written
 PICTURE_SIDE = 448  # pixels of the longer side of either half of an overlay
 COLOURS = dict(black="#000060", mid="#d03030", white="#ffff40")  # of the least, middle and most attention
 OPACITY = 0.55  # of the colours over the image

@@ -1,7 +1,7 @@
 """The sections of a config that belong to image classification; the package's configs/base/ has their defaults."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Dict, Optional, Tuple
+from typing import ClassVar, Dict, List, Optional, Tuple
 
 from ..config import Config, Measure, one_of, within
 from ..errors import UserError
@@ -22,6 +22,9 @@ class ModelConfig:
     qkv_bias: bool
     epsilon: float = within(above=0)
     weights: str
+    keep_head: bool
+    mean: List[float] = within(low=0, length=3)  # noqa: RUF009
+    std: List[float] = within(above=0, length=3)  # noqa: RUF009
 
 
 @dataclass
@@ -61,6 +64,8 @@ class ImageClassificationConfig(Config):
                 "model.drop_rate is 0, so that the two passes would not differ and their KL would be 0: "
                 "set for example model.drop_rate=0.1, or rdrop.alpha=0"
             )
+        if self.model.keep_head and not self.model.weights:
+            raise UserError("model.keep_head is true but model.weights is empty: there is no head to keep")
         if self.eval.split == "val" and not self.has_held_out():
             raise UserError("eval.split is val but data.val_fraction is 0, which holds out nothing: raise it")
 

@@ -4,26 +4,26 @@ Every random choice is a pure function of (seed, epoch, index): neither the numb
 """
 
 import hashlib
+import itertools
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import List
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..config import data_root
-from ..console import say
+from ..console import reported, say
 from ..errors import UserError
-from . import cifar
+from . import cifar, image_files, image_folder
 
 CIFAR = {"cifar100": cifar.CIFAR100, "cifar10": cifar.CIFAR10}
 CHOICE_SEED = 0  # of the held-out part and the subset: the same images whatever the training seed
 DIGITS = tuple("0123456789")
 DIGITS_TEST_SHARE = 0.4
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+HEADERS_AT_ONCE, HEADER_THREADS = 64, 8  # of files whose headers are looked at
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,7 @@ def class_names(config):
         return CIFAR[config.name].class_names.split()
     if config.name == "digits":
         return list(DIGITS)
-    train = Path(config.path).expanduser() / "train"
-    return _class_folders(train) if config.path and train.is_dir() else None
+    return image_folder.class_names(config.path)
 
 
 def fingerprint(images):
@@ -111,7 +110,7 @@ def _official_images(config, part):
         return _all_of(*cifar.read_decoded(archive, config.path, data_root(), part))
     if config.name == "digits":
         return _digits(part)
-    return _image_folder(config.path, "train" if part == "train" else "val")
+    return _all_of(*image_folder.read(config.path, "train" if part == "train" else "val"))
 
 
 def _all_of(source, labels, class_names):
@@ -130,36 +129,30 @@ def _digits(part):
     return _all_of(np.repeat(grey[..., None], 3, axis=-1), digits.target[chosen].astype("int64"), list(DIGITS))
 
 
-def _image_folder(path, part):
-    """The images of `path`/train or `path`/val; hidden files and folders (.ipynb_checkpoints, ._1.jpg) are none."""
-    if not path:
-        raise UserError("data.path is empty: set data.path=FOLDER, with train/<class>/*.jpg and val/<class>/*.jpg in it")
-    root = Path(path).expanduser()
-    train = root / "train"
-    if not train.is_dir():
-        raise UserError(f"data.path {root}: an image folder needs train/<class>/*.jpg and val/<class>/*.jpg in it")
-    if not (root / part).is_dir():
-        raise UserError(f"data.path {root}: no {part}/<class>/*.jpg to test on; eval.split=val tests on what train/ holds out")
-    say(f"looking for the images in {root / part}")
-    class_names = _class_folders(train)
-    unknown = sorted(set(_class_folders(root / part)) - set(class_names))
-    if unknown:
-        raise UserError(f"{root / part / unknown[0]}: no such class in {train}")
-    files = [_image_files(root / part / name) for name in class_names]
-    if not any(files):
-        raise UserError(f"{root / part}: no images ({', '.join(sorted(IMAGE_SUFFIXES))}) in its class folders")
-    if part == "train" and not all(files):
-        raise UserError(f"{train / class_names[files.index([])]}: no images of this class to train on; remove the folder")
-    labels = np.repeat(np.arange(len(files)), [len(found) for found in files])
-    return _all_of(np.asarray([path for found in files for path in found], dtype=object), labels, class_names)
+def check_files(splits):
+    """Look at the header of each file of some Images, in threads, with a word now and then on how far that is.
+
+    Raises:
+        UserError: some are no images; it names up to three.
+    """
+    paths = [path for images in splits if images.are_files for path in images.read(np.arange(len(images.labels)))]
+    blocks = [(0, range(at, min(at + HEADERS_AT_ONCE, len(paths)))) for at in range(0, len(paths), HEADERS_AT_ONCE)]
+    looked_at = itertools.chain.from_iterable(reader(Headers(paths), blocks, HEADER_THREADS))
+    broken = sorted((path, fault) for path, fault in reported(looked_at, "looking at image", len(paths)) if fault)
+    if broken:
+        others = [str(path) for path, _ in broken[1:3]] + ([f"{len(broken) - 3} more"] if len(broken) > 3 else [])
+        raise UserError(broken[0][1] + (f"; nor {', '.join(others)}" if others else ""))
 
 
-def _class_folders(train):
-    return sorted(path.name for path in train.iterdir() if path.is_dir() and not path.name.startswith("."))
+class Headers:
+    """What the headers of files tell, for `reader`."""
 
+    def __init__(self, paths):
+        self.paths = paths
 
-def _image_files(folder):
-    return sorted(p for p in folder.glob("[!.]*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    def read(self, epoch, indices):
+        """[(path, what is wrong with it or None)]."""
+        return [(self.paths[index], image_files.fault(self.paths[index])) for index in indices]
 
 
 class ArrayDataset:
@@ -194,7 +187,7 @@ class FileDataset:
         return [images, self.images.labels[indices], indices]
 
     def _read_image(self, epoch, index, path):
-        image = open_image(path)
+        image = image_files.open_image(path)
         (box,), (flip,) = self.augmentation.draw(epoch, [index], *image.size)
         image = image.crop(box.tolist()).resize((self.image_size, self.image_size), Image.Resampling.BILINEAR)
         return np.asarray(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image)
@@ -203,24 +196,6 @@ class FileDataset:
 def dataset(images, image_size, augmentation):
     """An ArrayDataset or a FileDataset, as the Images are arrays or files."""
     return FileDataset(images, augmentation, image_size) if images.are_files else ArrayDataset(images, augmentation)
-
-
-def open_image(path):
-    """An image file of 8 or 16 bits a channel as RGB of 8, upright as its EXIF orientation says.
-
-    Raises:
-        UserError: it is absent or no such image.
-    """
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-        if image.mode.startswith("I;16"):  # Pillow's own conversion makes white of all from 255 on
-            image = Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
-        elif image.mode in ("I", "F"):
-            raise ValueError("32 bits a pixel do not say which value is white")
-        return image.convert("RGB")
-    except Exception as error:  # damaged files make Pillow raise OSError, SyntaxError, struct.error, TypeError and more
-        raise UserError(f"cannot read the image {path}: {error}") from None
 
 
 def epoch_order(count, seed, epoch):

@@ -6,6 +6,7 @@ inference.onnx if asked for, and description.json: how to feed the model, what i
 
 import errno
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -83,6 +84,7 @@ def export(task, folder, weights, *, onnx=False):
     Raises:
         UserError: the folder cannot be written, or paddle2onnx fails.
     """
+    notes = describe(task, weights)
     task.model.eval()
     size = task.config.model.image_size
     images = paddle.static.InputSpec([None, 3, size, size], "float32", name="images")
@@ -96,33 +98,39 @@ def export(task, folder, weights, *, onnx=False):
             predictor = inference.load(program, parameters)
             runtimes = {"paddle.inference": lambda images: inference.run(predictor, paddle.to_tensor(images))}
             if onnx:
-                runtimes["onnxruntime"] = _save_onnx(program, parameters, unfinished / ONNX)
+                runtimes["onnxruntime"] = _save_onnx(program, parameters, unfinished / ONNX, notes)
             checks = _compare(task.model, size, runtimes)
             if all(check.passed for check in checks):
-                description = describe(task, weights, Path(program), checks)
-                files.write_file(unfinished / DESCRIPTION, files.json_bytes(description))
+                notes |= of_files(Path(program), checks)
+                files.write_file(unfinished / DESCRIPTION, files.json_bytes(notes))
                 unfinished.rename(folder)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     return checks
 
 
-def describe(task, weights, program, checks):
-    """What is needed to use the file `program` and those beside it, as JSON values."""
+def describe(task, weights):
+    """How to feed the model and read its logits, as JSON values. Errors: see ImageClassification.class_names."""
     size = task.config.model.image_size
     return {
         "name": task.config.name,
-        "program": program.name,
-        "parameters": f"{NAME}.pdiparams",
-        "sha256": {path.name: files.sha256_of(path) for path in sorted(program.parent.iterdir())},
         "weights_sha256": weights.sha256,
         "image_size": size,
-        "mean": [0.5, 0.5, 0.5],
-        "std": [0.5, 0.5, 0.5],
+        "mean": task.config.model.mean,
+        "std": task.config.model.std,
         "feed": f"float32 [N, 3, {size}, {size}], any N: the image in RGB, upright by its EXIF orientation, resized as a whole "
         f"to {size} x {size} pixels (bilinear, as Pillow does it), (x / 255 - mean) / std, channels first",
         "result": "logits, float32 [N, classes]; their softmax is the probabilities, in the order of class_names",
         "class_names": task.class_names(),
+    }
+
+
+def of_files(program, checks):
+    """What the file `program` and those beside it are, as JSON values."""
+    return {
+        "program": program.name,
+        "parameters": f"{NAME}.pdiparams",
+        "sha256": {path.name: files.sha256_of(path) for path in sorted(program.parent.iterdir())},
         "paddle": paddle.__version__,
         "checks": [{**asdict(check), "bound": BOUND} for check in checks],
     }
@@ -135,8 +143,8 @@ def _check_space(model, folder, copies):
         raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} for {needed / 1e6:.0f} MB")
 
 
-def _save_onnx(program, parameters, path):
-    """Convert the model's files to one at `path`; a function from images float32 [N, 3, S, S] to logits."""
+def _save_onnx(program, parameters, path, notes):
+    """Convert the model's files to one at `path`, with JSON values as its metadata; from images [N, 3, S, S] to logits."""
     import onnxruntime
 
     # paddle2onnx aborts its process at an operator that it does not know
@@ -145,15 +153,15 @@ def _save_onnx(program, parameters, path):
     if converted.returncode:
         *_, last = ["no word", *converted.stderr.strip().splitlines()]
         raise UserError(f"--onnx: paddle2onnx ended with status {converted.returncode}: {last}")
-    files.write_file(path, _with_initializers(path.read_bytes()))
+    files.write_file(path, _finished(path.read_bytes(), notes))
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return lambda images: session.run([LOGITS], {"images": images})[0]
 
 
-def _with_initializers(converted):
+def _finished(converted, notes):
     """paddle2onnx's model, bytes, with the weights as initializers, where tools such as onnxruntime's quantize_dynamic look.
 
-    It has them as outputs of nodes, some of which nothing uses, and calls the result "fetch_name_0".
+    It has them as outputs of nodes, some of which nothing uses, and calls the result "fetch_name_0". `notes` become metadata.
     """
     import onnx
 
@@ -169,6 +177,8 @@ def _with_initializers(converted):
     last.output[0] = result.name = LOGITS
     del graph.node[:]
     graph.node.extend(nodes)
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in notes.items()}
+    onnx.helper.set_model_props(model, texts)
     onnx.checker.check_model(model)
     return model.SerializeToString()
 

@@ -13,8 +13,10 @@ from paddle import nn
 from paddle.distributed.fleet.utils import recompute as recompute_in_backward
 
 from ..errors import UserError
-from ..layers import Dropout, LayerNorm, Linear, attention
+from ..layers import Dropout, LayerNorm, Linear, attention, repeated
 from .architectures import with_numbers
+
+OF_INPUT = ("name", "weights", "keep_head", "mean", "std")  # keys of the section that are no arguments of the model
 
 
 def build_model(config):
@@ -28,7 +30,7 @@ def build_model(config):
         raise UserError(f"model.image_size {config.image_size} is no multiple of model.patch_size {config.patch_size}")
     if config.embed_dim % config.num_heads:
         raise UserError(f"model.embed_dim {config.embed_dim} is no multiple of model.num_heads {config.num_heads}")
-    settings = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in ("name", "weights")}
+    settings = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in OF_INPUT}
     return VisionTransformer(**settings)
 
 
@@ -51,6 +53,7 @@ class VisionTransformer(nn.Layer):
         epsilon=1e-6,
     ):
         super().__init__()
+        self.image_size = image_size
         tokens = 1 + (image_size // patch_size) ** 2
         normal = nn.initializer.TruncatedNormal(std=0.02)
         self.patch_embed = PatchEmbed(patch_size, embed_dim)
@@ -69,25 +72,34 @@ class VisionTransformer(nn.Layer):
 
         What lies before the first dropout is computed once, and with `shared_blocks` so are the first blocks and the
         dropout in them. `recompute` keeps only the blocks' inputs for the backward pass, which computes the rest again.
+
+        Raises:
+            UserError: images of another size than the model's.
         """
+        _check_size(images, self.image_size)
         x = self.patch_embed(images)  # [N, L-1, D]
         class_token = paddle.zeros_like(x[:, :1]) + self.cls_token.astype(x.dtype)  # not expand: paddle2onnx gets it wrong
         x = paddle.concat([class_token, x], axis=1)
         x = x + self.pos_embed  # [N, L, D]
         if shared_blocks == 0:
-            x = _repeated(x, passes)
+            x = repeated(x, passes)
         x = self.pos_drop(x)
         for index, block in enumerate(self.blocks):
             outputs = 1 if index == len(self.blocks) - 1 else None  # the head sees the class token alone
             # DataParallel does not see the gradients of Paddle's reentrant way
             x = recompute_in_backward(block, x, outputs, use_reentrant=False) if recompute else block(x, outputs)
             if index + 1 == shared_blocks:
-                x = _repeated(x, passes)
+                x = repeated(x, passes)
         return self.head(self.norm(x[:, 0]))
 
 
-def _repeated(x, passes):
-    return paddle.concat([x] * passes) if passes > 1 else x
+def _check_size(images, side):
+    """Some other sizes would go through: a rest is cut off, and a grid of other proportions can have as many patches."""
+    height, width = images.shape[-2:]
+    if any(isinstance(found, int) and found not in (side, -1) for found in (height, width)):  # not known in some programs
+        raise UserError(
+            f"images of {height} x {width} pixels for a model of {side} x {side}: resize them, or build it for their size"
+        )
 
 
 class PatchEmbed(nn.Layer):

@@ -1,7 +1,10 @@
 """What becomes of pixels on the training device: uint8 images, cropped, resized and normalised for the model in one go."""
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
+
+HALVES = (0.5, 0.5, 0.5)  # of Google's ViTs: values from -1 to 1
 
 
 def upload(array):
@@ -12,12 +15,26 @@ def upload(array):
     return paddle.to_tensor(array, place=paddle.CUDAPinnedPlace()).cuda(blocking=False)
 
 
-def normalise(images):
-    """uint8 [N, H, W, 3] to float32 [N, 3, H, W] from -1 to 1: (x/255 - 0.5)/0.5, as all of Google's ViTs expect."""
-    return images.transpose([0, 3, 1, 2]).astype("float32") / 127.5 - 1.0
+def normalise(images, mean=HALVES, std=HALVES):
+    """uint8 [N, H, W, 3] to float32 [N, 3, H, W]: (x / 255 - mean) / std, of red, green and blue."""
+    mean, std = np.asarray(mean), np.asarray(std)
+    return images.transpose([0, 3, 1, 2]).astype("float32") / _of_channels(255 * std) - _of_channels(mean / std)
 
 
-def crop_and_resize(images, boxes, flips, size):
+def as_picture(images, mean, std):
+    """What `normalise` was given, rounded, as an array: uint8 [N, H, W, 3] of float32 [N, 3, H, W]."""
+    shares = images.transpose([0, 2, 3, 1]).numpy() * np.float32(std) + np.float32(mean)
+    return (255 * shares).round().clip(0, 255).astype("uint8")
+
+
+def _of_channels(values):
+    """Three numbers for channels first: one number where they are equal, which is sooner."""
+    if (values == values[0]).all():
+        return values[0].item()
+    return paddle.to_tensor(values.astype("float32").reshape(3, 1, 1))
+
+
+def crop_and_resize(images, boxes, flips, size, mean=HALVES, std=HALVES):
     """The boxes of the images, mirrored or not, resized to `size` pixels a side and normalised: float32 [N, 3, size, size].
 
     Bilinear, and a mean over the pixels in reach when it shrinks: Pillow's `image.crop(box).resize(size, BILINEAR)`, which
@@ -27,6 +44,7 @@ def crop_and_resize(images, boxes, flips, size):
         images: uint8 [N, H, W, 3].
         boxes: integers [N, 4], left, top, right and bottom edge in pixels.
         flips: bool [N].
+        mean, std: as in `normalise`.
     """
     count, height, width, channels = images.shape
     left, top, right, bottom = boxes.astype("float32").unbind(axis=1)
@@ -34,7 +52,7 @@ def crop_and_resize(images, boxes, flips, size):
     across = resize_weights(paddle.where(flips, right, left), paddle.where(flips, left, right), size, width)
     down = resize_weights(top, bottom, size, height)
     # normalised first, where there are fewer pixels: the weights of a new pixel add up to 1
-    rows = normalise(images).reshape([count, channels * height, width]).matmul(across, transpose_y=True)
+    rows = normalise(images, mean, std).reshape([count, channels * height, width]).matmul(across, transpose_y=True)
     return down.unsqueeze(1).matmul(rows.reshape([count, channels, height, size]))
 
 

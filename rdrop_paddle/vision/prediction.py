@@ -8,10 +8,11 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
+from ..console import say
 from ..errors import UserError
 from ..loss import compute_kl_loss
 from ..training.inference import for_evaluation
-from . import data, pixels
+from . import data, image_files, pixels
 from .augmentation import Augmentation
 
 
@@ -27,7 +28,9 @@ class Prediction:
 
 
 def find_images(names):
-    """Paths of image files: files as they are named, and all that lie anywhere in a folder, sorted.
+    """Paths of image files: files as they are named, and all that lie anywhere in a folder, sorted, as in training.
+
+    What is left out of a folder is told in a line on stderr.
 
     Raises:
         UserError: a name that is neither, or a folder without images.
@@ -36,9 +39,12 @@ def find_images(names):
     for path in map(Path, names):
         if not path.exists():
             raise UserError(f"{path}: no such image or folder")
-        inside = _images_below(path) if path.is_dir() else [path]
+        inside, left_out = image_files.search(path) if path.is_dir() else ([path], [])
+        told = image_files.in_words(left_out) if left_out else ""
         if not inside:
-            raise UserError(f"{path}: no images ({', '.join(sorted(data.IMAGE_SUFFIXES))}) in this folder")
+            raise UserError(f"{path}: no images in this folder" + (f", only {told}" if told else ""))
+        if told:
+            say(f"left out: {told}")
         found += inside
     return found
 
@@ -76,7 +82,7 @@ def model_input(task, path):
     if task.config.data.name == "folder":
         image = np.array([path], dtype=object)
     else:
-        image = np.asarray(data.open_image(path))[None]  # [1, H, W, 3]
+        image = np.asarray(image_files.open_image(path))[None]  # [1, H, W, 3]
     first = np.zeros(1, "int64")
     images = data.Images(image, rows=first, labels=first, class_names=[])
     batch = data.dataset(images, task.config.model.image_size, Augmentation()).read(epoch=0, indices=first)
@@ -132,12 +138,6 @@ def as_json(prediction, class_names, count):
             row["spread"] = prediction.spread[row["label"]].item()
         found["disagreement"] = prediction.disagreement
     return found
-
-
-def _images_below(folder):
-    """Without the hidden ones, as in training."""
-    paths = [path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in data.IMAGE_SUFFIXES]
-    return [folder / path for path in sorted(paths) if not any(part.startswith(".") for part in path.parts)]
 
 
 def _read(task, path):

@@ -11,7 +11,7 @@ from ..layers import attention_backend
 from ..training.criterion import Criterion
 from ..training.inference import for_evaluation
 from ..weights.loading import find_weights
-from . import data, pixels
+from . import data, pixels, weight_claims
 from .augmentation import Augmentation
 from .model import build_model
 from .weights import load_weights
@@ -20,7 +20,11 @@ EXAMPLES = 16  # images that VisualDL shows
 
 
 class ImageClassification:
-    """Holds the model and its data by a Config. `weight_report` tells how `model.weights` were loaded, or is None."""
+    """Holds the model and its data by a Config.
+
+    `weight_report` tells how `model.weights` were loaded, or is None; `kept_names` are the names of the classes that were kept
+    with the weights of the model's head, or None.
+    """
 
     count_names = ("correct", "total")
 
@@ -36,23 +40,32 @@ class ImageClassification:
             )
         self._images = {}
         self._fingerprints = {}
-        self.weight_report = None
+        self.weight_report = self.kept_names = None
 
     def load_initial_weights(self):
-        """The pretrained weights of `model.weights`, with a head of zeros; random weights when it is empty."""
-        if self.config.model.weights:
-            path = find_weights(self.config.model.weights, data_root())
+        """The pretrained weights of `model.weights`, with a head of zeros or theirs; random weights when it is empty."""
+        config = self.config.model
+        if config.weights:
+            path = find_weights(config.weights, data_root())
             say(f"reading the weights {path}")
-            self.weight_report = load_weights(self.model, path, reset_head=True)
+            self.weight_report = load_weights(self.model, path, reset_head=not config.keep_head)
+            weight_claims.check(path, config, any_size=True)
+            self.kept_names = weight_claims.class_names(path, config.classes) if config.keep_head else None
 
     def load_weights(self, path, sha256=None, ema=False):
-        """Load trained weights, head and all; the WeightReport. Arguments and errors: see weights.load_weights."""
-        return load_weights(self.model, path, sha256=sha256, ema=ema)
+        """Load trained weights, head and all; the WeightReport. Arguments and errors: see weights.py and weight_claims.py."""
+        report = load_weights(self.model, path, sha256=sha256, ema=ema)
+        weight_claims.check(path, self.config.model)
+        self.kept_names = weight_claims.class_names(path, self.config.model.classes)
+        return report
 
     def read_splits(self):
         """Read every split that training will need: a fault in one ends the run now and not after training."""
-        for split in ("train", *(["val"] if self.config.has_held_out() else []), self.config.eval.split):
-            self.images(split)
+        splits = dict.fromkeys(("train", *(["val"] if self.config.has_held_out() else []), self.config.eval.split))
+        found = [self.images(split) for split in splits]
+        if self.rank == 0:
+            data.check_files(found)
+        ranks.wait_for_all()
 
     def images(self, split):
         """The Images of a split, read on first use; rank 0 goes first, because it may have to download them."""
@@ -70,16 +83,26 @@ class ImageClassification:
         return len(self.images(split).labels)
 
     def class_names(self):
-        """The names of the classes, without reading the data; "class 17" and the like for an image folder that is not here.
+        """The names of the classes: those kept with the weights, else the data set's, which takes no reading of images.
+
+        For an image folder that is not here they are "class 17" and the like, with a line on stderr.
 
         Raises:
             UserError: the data set has another number of classes than the model.
         """
+        if self.kept_names is not None:
+            return self.kept_names
         names = data.class_names(self.config.data)
         if names is None:
+            say("the classes have numbers for names: none were kept with the weights, and the folder of data.path is not here")
             return [f"class {label}" for label in range(self.config.model.classes)]
         self._check_classes(names)
         return names
+
+    def belongings(self):
+        """{"classes": their names, "model": settings that the weights need}, see weight_claims.py."""
+        names = self.images("train").class_names
+        return {weight_claims.CLASSES: names, weight_claims.MODEL: weight_claims.of_model(self.config.model)}
 
     def _check_classes(self, names):
         if len(names) != self.config.model.classes:
@@ -87,6 +110,12 @@ class ImageClassification:
                 f"model.classes is {self.config.model.classes} but {self.config.data.path or self.config.data.name} has "
                 f"{len(names)} classes: set model.classes={len(names)}"
             )
+        for label, (kept, name) in enumerate(zip(self.kept_names or [], names)):
+            if kept != name:
+                raise UserError(
+                    f"class {label} is {kept} to the weights and {name} in {self.config.data.path or self.config.data.name}: "
+                    "the data need the classes that the weights were trained on, in their names and order"
+                )
 
     def batches(self, split, first_update=1):
         """Batches of this rank as tensors: pixels and what `model_input` needs to crop them, then labels [N] and indices [N].
@@ -135,7 +164,7 @@ class ImageClassification:
         order = data.epoch_order(self.size("train"), self.config.train.seed, epoch=0)
         batch = self._dataset("train").read(0, order[:EXAMPLES])
         seen = self.model_input(list(map(pixels.upload, batch)))
-        images = ((seen.transpose([0, 2, 3, 1]) + 1.0) * 127.5).round().astype("uint8").numpy()  # [N, S, S, 3]
+        images = pixels.as_picture(seen, self.config.model.mean, self.config.model.std)  # [N, S, S, 3]
         side = int(len(images) ** 0.5)
         rows = images[: side * side].reshape(side, side, *images.shape[1:])
         return {"train/augmented": np.concatenate(np.concatenate(rows, axis=1), axis=1)}
@@ -147,12 +176,12 @@ class ImageClassification:
         return data.dataset(self.images(split), config.model.image_size, augmentation)
 
     def model_input(self, batch):
-        """What the model sees of a batch: float32 [N, 3, S, S] from -1 to 1."""
-        images, *crops, _, _ = batch
+        """What the model sees of a batch: float32 [N, 3, S, S], normalised by `model.mean` and `model.std`."""
+        config, (images, *crops, _, _) = self.config.model, batch
         with paddle.amp.auto_cast(enable=False):  # pixels and their weights need more than bfloat16's 8 bits
             if not crops:  # files come cropped and resized
-                return pixels.normalise(images)
-            return pixels.crop_and_resize(images, *crops, self.config.model.image_size)
+                return pixels.normalise(images, config.mean, config.std)
+            return pixels.crop_and_resize(images, *crops, config.image_size, config.mean, config.std)
 
     def forward(self, model, batch, passes=1):
         """(logits [passes * N, classes], labels [N]); `model` is self.model or what stands for it."""

@@ -59,12 +59,13 @@ def read_weights(path, sha256=None, ema=False):
     return weights
 
 
-def write_weights(weights, path, heads=None):
+def write_weights(weights, path, heads=None, belongings=None):
     """Write SourceWeights by the suffix of `path`: Google's .npz, timm-named .safetensors, or PaddleClas .pdparams.
 
     Args:
         heads: attention heads, for .npz only, where each has a kernel of its own; None = those of the source where its
             format tells, else those of the released ViT of this width and depth.
+        belongings: {name: JSON value} for the header, which .safetensors alone has, see weights/belongings.py.
 
     Raises:
         UserError: another suffix, unknown tensors, a number of heads that does not fit, or a file that cannot be written.
@@ -81,7 +82,7 @@ def write_weights(weights, path, heads=None):
         raise
     except (ValueError, KeyError, IndexError) as error:
         raise UserError(f"cannot write {path}: not the tensors of a ViT ({error})") from None
-    write_weight_file(arrays, path)
+    write_weight_file(arrays, path, belongings)
 
 
 def _usual_heads(tensors):

@@ -1,6 +1,7 @@
 """Writing named arrays as the containers of other frameworks."""
 
 import contextlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from ..errors import UserError
 SUFFIXES = (".npz", ".safetensors", ".pdparams")
 
 
-def write_weight_file(arrays, path):
+def write_weight_file(arrays, path, belongings=None):
     """Write {name: array} by the suffix of `path`, one of SUFFIXES: the file is whole, or as it was.
+
+    `belongings`, see belongings.py, have a place in the header of .safetensors alone.
 
     Raises:
         UserError: another suffix, arrays that the container cannot hold, or a file that cannot be written.
@@ -26,7 +29,8 @@ def write_weight_file(arrays, path):
         if path.suffix == ".npz":
             np.savez(unfinished, **arrays)
         elif path.suffix == ".safetensors":
-            unfinished.write_bytes(safetensors.numpy.save(arrays, metadata={"format": "pt"}))
+            texts = {name: json.dumps(value) for name, value in (belongings or {}).items()}
+            unfinished.write_bytes(safetensors.numpy.save(arrays, metadata={"format": "pt", **texts}))
         elif path.suffix == ".pdparams":
             paddle.save(arrays, str(unfinished))
         else:

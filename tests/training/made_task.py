@@ -105,6 +105,9 @@ class MadeTask:
     def data_state(self, updates):
         return {"made": updates}
 
+    def belongings(self):
+        return {"words": WORDS}
+
     def describe(self):
         return {"global batch": f"{len(LENGTHS)} micro-batches of unequal size"}
 

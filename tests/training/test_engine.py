@@ -207,7 +207,7 @@ def test_an_update_never_waits_for_the_device(tiny_config, monkeypatch, tmp_path
     """A tensor that Python looks into has to be computed and transferred first, which would leave a GPU idle."""
     overrides = ["train.weight_decay=0.1", "model.drop_rate=0.1", "train.ema_decay=0.9", "train.skip_nonfinite=1"]
     trainer, micro_batches = trainer_for(tiny_config(*overrides, f"train.optimizer={optimizer}"))
-    monkeypatch.setattr(layers, "_on_cpu", lambda x: False)  # what a GPU runs
+    monkeypatch.setattr(layers, "on_cpu", lambda x: False)  # what a GPU runs
     looks = []
 
     def spy(name):
@@ -331,7 +331,10 @@ def test_the_best_weights_by_the_held_out_part_are_kept_and_read_at_the_end(tiny
     (_, first), (_, second), (_, third), (split, final) = evaluated
     assert split == "test" and final == second and len({first, second, third}) == 3
     with safe_open(str(log.folder / "best.safetensors"), framework="numpy") as file:
-        assert file.metadata() == {"format": "rdrop_paddle", "update": "4", "val_accuracy": "0.5"}
+        belongings = {name: (log.folder / f"{name}.json").read_text() for name in ("classes", "model")}
+        header = file.metadata()
+        assert {name: json.loads(header.pop(name)) for name in belongings} == {k: json.loads(v) for k, v in belongings.items()}
+        assert header == {"format": "rdrop_paddle", "update": "4", "val_accuracy": "0.5"}
 
 
 @pytest.mark.parametrize("level", ["O1", "O2"])

@@ -5,16 +5,18 @@ import json
 import numpy as np
 import paddle
 import pytest
-from made_task import LENGTHS, MadeTask, made_config, outcome
+from made_task import LENGTHS, WORDS, MadeTask, made_config, outcome
 from visualdl import LogReader
 
 from rdrop_paddle import UserError
 from rdrop_paddle.config import share_of_update
+from rdrop_paddle.durability import checkpoint
 from rdrop_paddle.loss import RDropLoss
 from rdrop_paddle.reporting import summary
 from rdrop_paddle.reporting.runlog import RunLog
 from rdrop_paddle.training import engine
 from rdrop_paddle.training.trainer import Trainer
+from rdrop_paddle.weights import belongings
 
 POSITIONS = sum(map(sum, LENGTHS))
 
@@ -82,6 +84,9 @@ def test_the_run_folder_speaks_of_the_tasks_own_score_and_unit(tmp_path):
     text = (log.folder / "train.log").read_text()
     assert "tokens/s" in text and "5 micro-batches of unequal size" in text and "val  perplexity" in text
     assert (log.folder / "eval.txt").read_text() == f"perplexity {score['perplexity']:.2f}\n"
+    assert json.loads((log.folder / "words.json").read_text()) == WORDS
+    for path in (log.folder / "best.safetensors", checkpoint.latest(log.folder) / "model.safetensors"):
+        assert belongings.find(path, "words") == (WORDS, f"the header of {path}")
     (file,) = (log.folder / "vdl").iterdir()
     tags = LogReader(file_path=str(file)).get_tags()
     assert {"val/perplexity", "train/tokens_per_second"} <= set(tags["scalar"]) and tags["text"] == ["val/example"]

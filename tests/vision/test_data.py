@@ -164,6 +164,21 @@ def test_the_examples_of_a_small_data_set_fill_a_smaller_square(tiny_config):
     assert grid.shape == (3 * 8, 3 * 8, 3)  # of ten images, one is left over
 
 
+@pytest.mark.parametrize("kind", ["arrays", "files"])
+def test_every_split_is_normalised_by_the_config_and_the_examples_show_the_images_themselves(kind, tiny_config, digits_folder):
+    files = ["data.name=folder", f"data.path={digits_folder}"] if kind == "files" else []
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    settings = [f"model.mean={mean.tolist()}", f"model.std={std.tolist()}"]
+    sizes = ["model.image_size=16", "train.batch_size=16", "train.micro_batch_size=8", *files]
+    by_halves, by_config = (ImageClassification(tiny_config(*sizes, *more)) for more in ([], settings))
+    for split in ("train", "val", "test"):
+        shares, found = (task.model_input(next(task.batches(split))).numpy() for task in (by_halves, by_config))
+        expected = (shares * 0.5 + 0.5 - mean.reshape(3, 1, 1)) / std.reshape(3, 1, 1)
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+    (shown,), (expected,) = by_config.examples().values(), by_halves.examples().values()
+    np.testing.assert_allclose(shown.astype(int), expected, atol=1)
+
+
 def test_the_pixels_of_an_array_travel_as_they_were_decoded(tiny_config):
     task = ImageClassification(tiny_config("model.image_size=16"))
     images, *_, labels, indices = (column.numpy() for column in next(task.batches("train")))

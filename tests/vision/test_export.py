@@ -93,6 +93,13 @@ def test_the_description_says_what_the_files_are(task, weights, tmp_path):
     np.testing.assert_allclose(normalise(grey).numpy().ravel(), described, atol=1e-6)
 
 
+def test_the_description_has_the_configs_normalisation(tiny_config, weights, tmp_path):
+    task = ImageClassification(tiny_config("model.mean=[0.4,0.5,0.6]", "model.std=[0.1,0.2,0.3]"))
+    export.export(task, tmp_path / "exported", task.load_weights(weights))
+    description = json.loads((tmp_path / "exported" / export.DESCRIPTION).read_text())
+    assert (description["mean"], description["std"]) == ([0.4, 0.5, 0.6], [0.1, 0.2, 0.3])
+
+
 @pytest.mark.parametrize("wrong", [lambda logits: logits * 1.001, lambda logits: logits * np.nan, lambda logits: logits[:, 1:]])
 def test_an_export_with_other_logits_is_not_kept(main, tmp_path, monkeypatch, capsys, wrong):
     monkeypatch.setattr(inference, "run", lambda *given, run=inference.run: wrong(run(*given)))
@@ -138,6 +145,9 @@ def test_onnx_gives_the_same_logits(main, tmp_path, capsys):
     session = runtime.InferenceSession(str(tmp_path / "exported" / export.ONNX))
     (by_onnx,) = session.run(None, {"images": images})
     by_paddle = inference.run(predictor_of(tmp_path / "exported"), paddle.to_tensor(images))
+    notes = session.get_modelmeta().custom_metadata_map
+    assert [json.loads(notes[key]) for key in ("mean", "std", "image_size")] == [[0.5] * 3, [0.5] * 3, 8]
+    assert json.loads(notes["class_names"]) == list("0123456789") and "(x / 255 - mean) / std" in notes["feed"]
     assert isinstance(session.get_inputs()[0].shape[0], str)  # a name, not a number: any batch size
     np.testing.assert_allclose(by_onnx, by_paddle, atol=1e-5 * np.abs(by_paddle).max())
 
@@ -187,14 +197,17 @@ def test_a_conversion_to_onnx_that_aborts_is_one_line_and_leaves_no_folder(main,
     assert not list(tmp_path.glob("exported*"))
 
 
-@pytest.mark.parametrize("depth", ["8 bits of RGB", "16 bits of grey"])
+@pytest.mark.parametrize("depth", ["8 bits of RGB", "16 bits of grey", "transparent"])
 def test_the_example_needs_the_exported_folder_alone_and_answers_as_predict(task, tmp_path, depth):
     task, report = task
+    task.config.model.mean, task.config.model.std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     export.export(task, tmp_path / "exported", report)
     turned = Image.Exif()
     turned[0x0112] = 6
     shades = np.linspace(0, 127, 11 * 9 * 3).reshape(11, 9, 3) + np.random.default_rng(0).choice([0, 128], [11, 9, 3])
-    pixels = shades.astype("uint8") if depth == "8 bits of RGB" else (257 * shades[..., 0]).astype("uint16")
+    pixels = (257 * shades[..., 0]).astype("uint16") if depth == "16 bits of grey" else shades.astype("uint8")
+    if depth == "transparent":
+        pixels = np.concatenate([pixels, pixels[..., :1] * 2], axis=-1)
     Image.fromarray(pixels).save(tmp_path / "image.png", exif=turned)
     shutil.copy(ROOT / "examples" / "inference.py", tmp_path)
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}

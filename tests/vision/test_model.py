@@ -5,6 +5,7 @@ from conftest import BASE, recomputes
 from scipy.special import erf
 
 from rdrop_paddle import UserError, VisionTransformer, build_model, load_config
+from rdrop_paddle.training import inference
 from rdrop_paddle.vision.architectures import ARCHITECTURES
 
 # ImageNet heads at 224 px as published for each, and the two of the CIFAR-100 recipe
@@ -243,3 +244,21 @@ def test_an_exported_model_gives_the_same_logits_at_any_batch_size(tiny_config, 
     exported = paddle.jit.load(str(tmp_path / "vit"))
     for batch in (images, images[:1]):
         np.testing.assert_allclose(exported(batch).numpy(), model(batch).numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("height, width", [(9, 8), (8, 11), (16, 4), (12, 12), (4, 4)])
+def test_images_of_another_size_are_an_error_that_names_both(tiny_config, height, width):
+    model = build_model(tiny_config().model)  # 8 x 8 in patches of 4; 16 x 4 has as many
+    with pytest.raises(UserError, match=f"images of {height} x {width} pixels for a model of 8 x 8: resize them"):
+        model(paddle.zeros([2, 3, height, width]))
+
+
+@pytest.mark.parametrize("shape", [[None, 3, 8, 8], [None, 3, None, None]], ids=str)
+def test_a_program_of_the_model_takes_its_size(tiny_config, images, shape, tmp_path):
+    model = build_model(tiny_config().model)
+    model.eval()
+    expected, specification = model(images).numpy(), [paddle.static.InputSpec(shape, "float32")]
+    recorded = inference.load(*inference.save(model, specification, tmp_path / "recorded"))
+    np.testing.assert_allclose(inference.run(recorded, images), expected, atol=1e-6)
+    translated = paddle.jit.to_static(model, input_spec=specification, full_graph=True)
+    np.testing.assert_allclose(translated(images).numpy(), expected, atol=1e-6)

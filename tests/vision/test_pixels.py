@@ -66,3 +66,29 @@ def test_normalisation_is_from_minus_one_to_one():
     found = pixels.normalise(paddle.to_tensor(np.array([[[[0, 51, 255]]]], "uint8")))
     assert found.shape == [1, 3, 1, 1]
     np.testing.assert_allclose(found.numpy().ravel(), [(0 / 255 - 0.5) / 0.5, (51 / 255 - 0.5) / 0.5, 1.0], atol=1e-6)
+
+
+IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+def test_the_default_normalisation_keeps_the_bits_that_the_published_runs_were_trained_with():
+    levels = paddle.arange(256).astype("uint8").reshape([1, 16, 16, 1]).expand([1, 16, 16, 3])
+    before = levels.transpose([0, 3, 1, 2]).astype("float32") / 127.5 - 1.0
+    for settings in ((), ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])):
+        assert pixels.normalise(levels, *settings).numpy().tobytes() == before.numpy().tobytes()
+
+
+def test_each_channel_has_its_own_mean_and_deviation_and_the_way_back_gives_the_same_bytes():
+    images = np.random.default_rng(0).integers(0, 256, [2, 5, 7, 3], dtype="uint8")
+    found = pixels.normalise(paddle.to_tensor(images), *IMAGENET)
+    expected = (images / 255 - np.array(IMAGENET[0])) / np.array(IMAGENET[1])
+    np.testing.assert_allclose(found.numpy(), expected.transpose(0, 3, 1, 2), atol=1e-5)
+    np.testing.assert_array_equal(pixels.as_picture(found, *IMAGENET), images)
+
+
+def test_crops_are_normalised_by_the_same_numbers_as_whole_images():
+    images, boxes, flips = random_crops(32, 32)
+    given = list(map(paddle.to_tensor, (images, boxes, flips)))
+    by_halves = pixels.crop_and_resize(*given, 12).numpy() * 0.5 + 0.5
+    mean, std = (np.array(numbers).reshape(3, 1, 1) for numbers in IMAGENET)
+    np.testing.assert_allclose(pixels.crop_and_resize(*given, 12, *IMAGENET).numpy(), (by_halves - mean) / std, atol=1e-4)
