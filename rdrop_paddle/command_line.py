@@ -92,9 +92,12 @@ def _make_streams_last():
 
 def _lasting(descriptor, stream):
     """A text stream as `stream`, which is None where the descriptor was closed."""
-    settings = dict(encoding=stream.encoding, line_buffering=stream.line_buffering or stream.write_through) if stream else {}
+    settings = {key: getattr(stream, key) for key in ("encoding", "line_buffering", "write_through") if stream}
+    file = _Lasting(descriptor, "w", closefd=False)
+    if not settings.get("write_through"):  # PYTHONUNBUFFERED asks for it
+        file = io.BufferedWriter(file)
     # names of files need not be UTF-8, nor terminals show all of it
-    return io.TextIOWrapper(io.BufferedWriter(_Lasting(descriptor, "w", closefd=False)), errors="backslashreplace", **settings)
+    return io.TextIOWrapper(file, errors="backslashreplace", **settings)
 
 
 class _Lasting(io.FileIO):

@@ -187,6 +187,22 @@ def test_streams_that_nobody_reads_do_not_matter(tmp_path, streams):
     assert set(done.stdout.split()) <= {"said"} and set(done.stderr.split()) <= {"told"}
 
 
+@pytest.mark.parametrize("unbuffered, printed", [("", "at once, from C, when full"), ("1", "at once, when full, from C")])
+def test_what_is_said_comes_when_it_is_said(tmp_path, unbuffered, printed):
+    program = """
+import os
+def main():
+    print("at once", end="", flush=True)
+    print("told", file=sys.stderr)
+    os.write(2, b"from C")
+    print(", when full", end="")
+    os.write(1, b", from C")
+command_line.run(main)
+"""
+    done = run_tool_main(program, tmp_path, PYTHONUNBUFFERED=unbuffered)
+    assert (done.stderr, done.stdout) == ("told\nfrom C", printed)
+
+
 def test_a_terminal_that_is_closed_does_not_matter(tmp_path):
     (tmp_path / "tool.py").write_text(TALKATIVE)
     terminal, end = os.openpty()
