@@ -57,7 +57,7 @@ def attention(query, key, value, mask=None, *, drop_rate=0.0, causal=False):
         causal: each position looks at itself and those before it alone, instead of `mask`; Lq must be Lk.
     """
     mask = None if mask is None else mask.astype(query.dtype)
-    if _paddle_fuses(mask):
+    if _paddle_fuses(mask, causal):
         return F.scaled_dot_product_attention(query, key, value, mask, drop_rate, causal)
     query, key, value = (t.transpose([0, 2, 1, 3]) for t in (query, key, value))  # [N, heads, L, width]
     scores = paddle.matmul(query * query.shape[-1] ** -0.5, key, transpose_y=True)  # [N, heads, Lq, Lk]
@@ -75,10 +75,10 @@ def attention_backend(width, dtype):
     return next((kind for mark, kind in FUSED.items() if mark in gradient), "plain")
 
 
-def _paddle_fuses(mask):
+def _paddle_fuses(mask, causal):
     """Whether Paddle's own attention can be called: Paddle 2's takes with a mask, or on a GPU, its flash attention whatever
-    the type and the card, which has neither float32 nor cards before Ampere, and no CPU."""
-    return not paddle.__version__.startswith("2.") or (mask is None and paddle.get_device() == "cpu")
+    the type and the card, which has neither float32 nor cards before Ampere, and no CPU; and causal it knows no CPU either."""
+    return not paddle.__version__.startswith("2.") or (mask is None and not causal and paddle.get_device() == "cpu")
 
 
 class _LinearOnCpu(PyLayer):
