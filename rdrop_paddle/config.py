@@ -149,6 +149,10 @@ class Config:
         summed = self.rdrop.reduction == "sum" and self.rdrop.alpha > 0
         return {key: note for key, note in (FREE | self.free).items() if not (summed and key == "train.micro_batch_size")}
 
+    def official_alpha(self):
+        """rdrop.alpha in the terms of the official code, in words, where those differ."""
+        return ""
+
     def has_held_out(self):
         """Whether there is a part "val" to select the best weights by."""
         return True

@@ -12,7 +12,7 @@ def describe(config, task, device):
         **task.describe(),
         "learning rate": _learning_rate(train),
         "loss": f"{rdrop.passes} pass(es), {rdrop.shared_blocks} shared blocks, alpha {rdrop.alpha} {rdrop.reduction}"
-        + _official_alpha(rdrop),
+        + (f" ({official})" if (official := config.official_alpha()) else ""),
         "device": f"{device}, sharding {train.sharding}, {cpu_settings()}",
     }
     return "\n".join(f"{what:<15}  {words}" for what, words in lines.items())
@@ -27,8 +27,3 @@ def _learning_rate(train):
         "polynomial": f"(share of the updates left)^{train.power} down to 0",
     }[train.schedule]
     return f"peak {train.lr} after {train.warmup_steps} updates{start}, then {way_down}"
-
-
-def _official_alpha(rdrop):
-    """What `alpha` is in the official code's terms, which sum the KL over micro-batches of 32."""
-    return f" (officially {rdrop.alpha / 32:g}, summed over micro-batches of 32)" if rdrop.reduction == "batchmean" else ""

@@ -69,6 +69,10 @@ class ImageClassificationConfig(Config):
         if self.eval.split == "val" and not self.has_held_out():
             raise UserError("eval.split is val but data.val_fraction is 0, which holds out nothing: raise it")
 
+    def official_alpha(self):
+        rdrop = self.rdrop
+        return f"officially {rdrop.alpha / 32:g}, summed over micro-batches of 32" if rdrop.reduction == "batchmean" else ""
+
     def has_held_out(self):
         return self.data.val_fraction > 0
 
