@@ -126,7 +126,7 @@ def test_adamws_updates_are_the_published_ones_with_decoupled_decay(tiny_config)
         assert np.abs(direction).max() > 0.5 and lr >= 0.025
 
 
-@pytest.mark.parametrize("passes", [["rdrop.passes=1", "rdrop.alpha=0"], ["rdrop.passes=2", "rdrop.alpha=3"]])
+@pytest.mark.parametrize("passes", [["rdrop.passes=1", "rdrop.alpha=0"], ["rdrop.passes=2", "rdrop.alpha=0"]])
 def test_labels_are_smoothed_by_the_configs_share_in_both_losses(tiny_config, passes):
     found = []
     for share in (0.0, 0.2):
