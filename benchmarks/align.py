@@ -18,27 +18,16 @@ from rdrop_paddle.console import say
 from rdrop_paddle.durability import files
 from rdrop_paddle.durability.checkpoint import model_arrays
 from rdrop_paddle.loss import RDropLoss
-from rdrop_paddle.training.trainer import Trainer
 from rdrop_paddle.vision.architectures import ARCHITECTURES
 from rdrop_paddle.vision.task import ImageClassification
 from rdrop_paddle.vision.weights import load_weights
 
 from . import torch_reference
+from .training_pair import SETTINGS, UPDATES, TrainingPair
 
 WEIGHTS = "Ti_16-i21k-imagenet2012-res_224.npz"
 ARCHIVE = "cifar-100-python.tar.gz"
-UPDATES, DROP_RATE, SAVED = 20, 0.1, 4  # SAVED: images whose block outputs are written to disk
-SETTINGS = [
-    "model.name=vit_ti16",
-    "eval.split=test",
-    f"train.steps={UPDATES}",
-    "train.warmup_steps=5",
-    "train.batch_size=16",
-    "train.micro_batch_size=4",
-    "train.lr=0.01",  # at 0.03 the rounding of float32, in which both sides are equally far off, grows past 1e-4 in 20 updates
-    "train.clip_norm=0.5",
-    "rdrop.alpha=9.6",
-]
+SAVED = 4  # images whose block outputs are written to disk
 
 
 class Row(NamedTuple):
@@ -70,7 +59,7 @@ class Alignment:
     def run(self):
         """All checks, as rows."""
         rows = []
-        for check in (self.forward_and_metric, self.loss, self.backward, self.training):
+        for check in (self.forward_and_metric, self.loss, self.backward, self.training_by_momentum, self.training_by_adamw):
             say(f"comparing: {check.__name__.replace('_', ' ')}")
             rows += check()
         return rows
@@ -161,9 +150,16 @@ class Alignment:
         expected = torch_reference.in_paddle_layout(pair.reference, lambda p: p.grad.numpy())
         return [self.compare("backward", "gradient of each parameter", found, expected, 1e-4)]
 
-    def training(self):
+    def training_by_momentum(self):
         """20 R-Drop updates of 4 micro-batches, with momentum, clipping, warm-up and cosine."""
-        pair = TrainingPair(self)
+        return self._training("momentum", "learning rate", "training")
+
+    def training_by_adamw(self):
+        """The same with AdamW, decay, clipping, warm-up and a straight line."""
+        return self._training("adamw", "learning rate, linear", "training, AdamW")
+
+    def _training(self, optimizer, learning_rate, training):
+        pair = TrainingPair(self, optimizer)
         found, expected, rates = {}, {}, ([], [])
         for update in range(1, UPDATES + 1):
             rates[0].append(pair.trainer.optimizer.get_lr())
@@ -181,10 +177,10 @@ class Alignment:
             raise ValueError("the KL is not positive: the dropout masks do nothing")
         weights = torch_reference.in_paddle_layout(pair.reference, lambda p: p.detach().numpy())
         return [
-            self.compare("learning rate", "each update", *({"lr": np.array(side)} for side in rates), 1e-12),
-            self.compare("training", f"loss of each of {UPDATES} updates", *losses, 1e-4),
-            self.compare("training", f"KL of each of {UPDATES} updates", *kls, 1e-4),
-            self.compare("training", "final weights", model_arrays(pair.trainer.task.model), weights, 1e-4),
+            self.compare(learning_rate, "each update", *({"lr": np.array(side)} for side in rates), 1e-12),
+            self.compare(training, f"loss of each of {UPDATES} updates", *losses, 1e-4),
+            self.compare(training, f"KL of each of {UPDATES} updates", *kls, 1e-4),
+            self.compare(training, "final weights", model_arrays(pair.trainer.task.model), weights, 1e-4),
         ]
 
     def features(self):
@@ -232,81 +228,6 @@ class Alignment:
         lines = [f"{name}: check passed: {value <= bound}, value: {value:.3e}" for name, value in differences.items()]
         (self.output / f"{stem}_diff.log").write_text("\n".join([*lines, ""]))
         return Row(check, f"{compared} (worst: {worst})" if len(found) > 1 else compared, differences[worst], bound)
-
-
-class TrainingPair:
-    """This package's Trainer and the same training in plain torch, with the same images and dropout masks."""
-
-    def __init__(self, alignment):
-        config = load_config(None, [*SETTINGS, *alignment.data, "model.image_size=96", f"model.drop_rate={DROP_RATE}"])
-        task, self.reference = alignment.models(config, reset_head=True)
-        self.masks = Masks()
-        self.masks.inject_into(task.model)
-        torch_reference.inject_masks(self.reference, self.masks.for_torch)
-        self.trainer = Trainer(task, config)
-        self.trainer.task.forward = self._forward(task.forward)
-        train = config.train
-        self.optimizer = torch.optim.SGD(self.reference.parameters(), lr=train.lr, momentum=train.momentum)
-        self.schedule = torch_reference.schedule(self.optimizer, steps=train.steps, warmup_steps=train.warmup_steps)
-
-    def _forward(self, forward):
-        def with_masks(model, batch, passes=1):
-            self.masks.samples = batch[-1].numpy()
-            return forward(model, batch, passes)
-
-        return with_masks
-
-    def reference_backward(self, micro_batches, update):
-        """Two forwards per micro-batch as in the official code; leaves the mean gradient; returns the mean loss and kl."""
-        self.masks.update = update
-        self.optimizer.zero_grad()
-        sums = {"loss": 0.0, "kl": 0.0}
-        for batch in micro_batches:
-            pixels, labels = (torch.from_numpy(x.numpy()) for x in (self.trainer.task.model_input(batch), batch[-2]))
-            self.masks.samples = batch[-1].numpy()
-            logits = []
-            for self.masks.torch_pass in (0, 1):
-                logits.append(self.reference(pixels).logits)
-            loss, _, kl = torch_reference.rdrop_loss(*logits, labels, self.trainer.config.rdrop.alpha)
-            (loss / len(micro_batches)).backward()
-            sums["loss"] += loss.item() / len(micro_batches)
-            sums["kl"] += kl.item() / len(micro_batches)
-        return sums
-
-    def reference_step(self):
-        torch.nn.utils.clip_grad_norm_(self.reference.parameters(), self.trainer.config.train.clip_norm)
-        self.optimizer.step()
-        self.schedule.step()
-
-
-class Masks:
-    """Dropout masks that are a function of (update, site, pass, sample), for either framework."""
-
-    def __init__(self):
-        self.update, self.samples, self.torch_pass = 1, None, 0
-
-    def of_pass(self, site, which, shape):
-        keys = [(self.update, site, which, int(sample)) for sample in self.samples]
-        kept = [np.random.default_rng(key).random(shape[1:], dtype="float32") >= DROP_RATE for key in keys]
-        return np.stack(kept).astype("float32") / (1 - DROP_RATE)
-
-    def for_torch(self, site, x):
-        return torch.from_numpy(self.of_pass(site, self.torch_pass, x.shape))
-
-    def inject_into(self, model):
-        model.pos_drop = _MaskLayer(self, 0)
-        for i, block in enumerate(model.blocks):
-            block.mlp.drop1, block.mlp.drop2 = _MaskLayer(self, 2 * i + 1), _MaskLayer(self, 2 * i + 2)
-
-
-class _MaskLayer(paddle.nn.Layer):
-    def __init__(self, masks, site):
-        super().__init__()
-        self._masks, self._site = masks, site
-
-    def forward(self, x):
-        passes = [self._masks.of_pass(self._site, which, x.shape) for which in (0, 1)]
-        return x * paddle.to_tensor(np.concatenate(passes))
 
 
 def relative_difference(found, expected):

@@ -20,14 +20,14 @@ def main():
     import torch
 
     from benchmarks.image_classification import model_numbers
-    from benchmarks.torch_reference import Vit, count_correct, resize, update
+    from benchmarks.torch_reference import Vit, build_optimizer, count_correct, resize, update
     from rdrop_paddle.vision import data
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     chosen = speed_worker.specification()
     config = load_config(chosen["config"], chosen["overrides"])
     train, model = config.train, Vit(**model_numbers(config.model))
-    optimizer = torch.optim.SGD(model.parameters(), lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
+    optimizer = build_optimizer(model.parameters(), train)
     count = EVALUATION_BATCHES * config.eval.batch_size if chosen["evaluation"] else train.batch_size
     part = "test" if chosen["evaluation"] and config.eval.split == "test" else "train"
     (source, *_) = data.load_splits(config.data, part).values()

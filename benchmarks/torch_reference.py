@@ -1,8 +1,9 @@
 """The independent side of the comparisons, in torch; nothing here uses the package. Needs requirements-dev.txt.
 
-To compare numbers: transformers' ViT and loss, clipping, schedule and SGD in plain torch; weights are read from Google's
-.npz by a mapping of its own, position embeddings are resized with scipy. To compare speed: the structure of the official code
-(one forward per pass, micro-batches accumulated) with a ViT of its own, whose attention is torch's fused one.
+To compare numbers: transformers' ViT and linear schedule, torch's optimizers, and loss, clipping and cosine in plain torch;
+weights are read from Google's .npz by a mapping of its own, position embeddings are resized with scipy. To compare speed: the
+structure of the official code (one forward per pass, micro-batches accumulated) with a ViT of its own, whose attention is
+torch's fused one.
 """
 
 import math
@@ -129,7 +130,25 @@ def rdrop_loss(p, q, label, alpha):
     return ce + alpha * kl, ce, kl
 
 
-def schedule(optimizer, *, steps, warmup_steps):
+def build_optimizer(parameters, train):
+    """torch's own, by a TrainConfig."""
+    if train.optimizer == "momentum":
+        return torch.optim.SGD(parameters, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
+    return torch.optim.AdamW(
+        parameters, lr=train.lr, betas=tuple(train.betas), eps=train.epsilon, weight_decay=train.weight_decay
+    )
+
+
+def linear_schedule(optimizer, *, steps, warmup_steps):
+    """transformers' own, begun with the factor of its step 1: it counts the updates before, from 0."""
+    from transformers import get_linear_schedule_with_warmup
+
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return get_linear_schedule_with_warmup(optimizer, warmup_steps, steps, last_epoch=0)
+
+
+def cosine_schedule(optimizer, *, steps, warmup_steps):
     """Linear warm-up, then half a cosine down to 0, as a factor of the peak; update n uses the factor of n."""
 
     def factor(done):

@@ -2,11 +2,16 @@
 
 import importlib
 
+__version__ = "0.1.0"
 _HOMES = {
     "kl_loss": "loss",
     "RDropLoss": "loss",
     "compute_kl_loss": "loss",
+    "cross_entropy": "loss",
+    "RDropRegressionLoss": "loss",
+    "RDropBCELoss": "loss",
     "VisionTransformer": "vision.model",
+    "Transformer": "text.transformer",
     "build_model": "vision.model",
     "load_config": "tasks",
     "Config": "config",
@@ -20,7 +25,14 @@ __all__ = list(_HOMES)
 def __getattr__(name):
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    try:
+        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    except ModuleNotFoundError as error:
+        from .errors import MissingPackage, what_is_missing
+
+        if text := what_is_missing(name, error):
+            raise MissingPackage(text) from None
+        raise
 
 
 def __dir__():

@@ -4,16 +4,18 @@ import argparse
 import ctypes
 import errno
 import importlib.metadata
+import io
 import os
 import sys
 import time
 import warnings
 from pathlib import Path
 
-from .errors import UserError
+from .errors import UserError, what_is_missing
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 REFUSED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)  # what looking at a path may raise, for a user to mend
+OVERRIDE = ("-o", "--override")
 GRACE = 20  # seconds that a rank waits for its machine's first rank to fail the same way
 
 
@@ -23,12 +25,10 @@ def parser(doc):
 
 
 def config_parser(doc):
-    """A `parser` with -c and -o."""
-    arguments = parser(doc)
+    """A `parser` with -c and -o; what follows `-o key=value ...` without a "=" is the tool's."""
+    arguments = _ConfigParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     arguments.add_argument("-c", "--config", required=True, help="YAML file, see configs/")
-    arguments.add_argument(
-        "-o", "--override", nargs="+", action="extend", default=[], metavar="key=value", help="e.g. train.steps=300"
-    )
+    arguments.add_argument(*OVERRIDE, action="append", default=[], metavar="key=value ...", help="e.g. train.steps=300")
     return arguments
 
 
@@ -56,7 +56,7 @@ def check_writable(option, path):
 def run(main):
     """Exit with what `main()` returns; a UserError is printed in one line and gives exit status 2.
 
-    So does a path that the system refuses, for want of a permission or as too long.
+    So does a path that the system refuses, for want of a permission or as too long, and a package that is not installed.
 
     Under the launcher the other ranks of a machine wait for its first, which as a rule fails the same way: the launcher
     then ends them and hands its status on; it would report a signal if one of them ended first. A fault that another rank
@@ -64,22 +64,65 @@ def run(main):
     """
     prepare_cpu()
     warnings.filterwarnings("ignore", message="No ccache found")  # of Paddle's import; nothing is compiled here
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a notebook's has not
-            stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8, nor terminals show all of it
+    _make_streams_last()
     try:
         status = main()
-    except (UserError, OSError) as error:
-        if isinstance(error, OSError):
-            if error.errno not in REFUSED:
-                raise
-            error = f"{error.filename}: {error.strerror}"
-        print(f"error: {error}", file=sys.stderr, flush=True)
+    except (UserError, OSError, ModuleNotFoundError) as error:
+        message = _for_the_user(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr, flush=True)
         if int(os.environ.get("PADDLE_LOCAL_RANK", 0)) > 0:
             time.sleep(GRACE)
         status = 2
     sys.stdout.flush()
     sys.exit(status)
+
+
+def _make_streams_last():
+    """Have stdout and stderr, whatever was closed (`>&-`), that outlive who reads them (`| head -3`) and can show any name."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # else the next files get these numbers, and what is printed
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if stream is getattr(sys, f"__{name}__"):  # not so in a notebook
+            setattr(sys, name, _lasting(number, stream))
+
+
+def _lasting(descriptor, stream):
+    """A text stream as `stream`, which is None where the descriptor was closed."""
+    settings = {key: getattr(stream, key) for key in ("encoding", "line_buffering", "write_through") if stream}
+    file = _Lasting(descriptor, "w", closefd=False)
+    if not settings.get("write_through"):  # PYTHONUNBUFFERED asks for it
+        file = io.BufferedWriter(file)
+    # names of files need not be UTF-8, nor terminals show all of it
+    return io.TextIOWrapper(file, errors="backslashreplace", **settings)
+
+
+class _Lasting(io.FileIO):
+    """A file that takes what is written and drops it when nobody can read it any more: a pipe's or terminal's end is gone."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self._gone = (errno.EPIPE, errno.EIO) if self.isatty() else (errno.EPIPE,)
+
+    def write(self, data):
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in self._gone:
+                raise
+            return memoryview(data).nbytes
+
+
+def _for_the_user(error):
+    """What a user can mend of an error, or None when it is the program's."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.errno in REFUSED else None
+    return what_is_missing(Path(sys.argv[0]).name, error)
 
 
 CPU_SETTINGS = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "FLAGS_use_stride_kernel")
@@ -135,3 +178,24 @@ def _is_amd():
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         raise UserError(f"{message}; see --help")
+
+
+class _ConfigParser(_Parser):
+    def parse_args(self, args=None):
+        words = self._with_each_override_named(sys.argv[1:] if args is None else args)
+        # intermixed, argparse forgets about "--"; otherwise the tool's own words must come in one piece
+        return super().parse_args(words) if "--" in words else self.parse_intermixed_args(words)
+
+    def _with_each_override_named(self, words):
+        """`-o a=1 b=2 photo.jpg` as `-o a=1 -o b=2 photo.jpg`; a tool that takes no words of its own gets all of them by -o."""
+        own_words = any(not action.option_strings for action in self._actions)
+        named, option = [], None  # the option that is being given
+        for number, word in enumerate(words):
+            if word == "--":
+                return named + words[number:]
+            if word.startswith("-") and word != "-":
+                option = word
+            elif option in OVERRIDE and named[-1] not in OVERRIDE and ("=" in word or not own_words):
+                named.append(OVERRIDE[0])
+            named.append(word)
+        return named

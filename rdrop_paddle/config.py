@@ -6,7 +6,7 @@ config_layers.py merges defaults, files and overrides into one of them, and task
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Dict, NamedTuple, Optional, Tuple
+from typing import Any, ClassVar, Dict, List, NamedTuple, Optional, Tuple
 
 import yaml
 
@@ -37,9 +37,9 @@ def data_root():
     return Path(os.environ.get("RDROP_DATA") or "~/.cache/rdrop").expanduser()
 
 
-def within(low=None, high=None, above=None):
-    """A field of a section: a number in these bounds."""
-    return field(metadata={"low": low, "high": high, "above": above})
+def within(length=None, **bounds):
+    """A field of a section: a number, or with `length` a list of so many, within bounds: low, above, high, below."""
+    return field(metadata={"length": length, "bounds": bounds})
 
 
 def one_of(*choices):
@@ -81,10 +81,17 @@ class TrainConfig:
     micro_batch_size: Optional[int] = within(low=1)
     accumulation: Optional[int] = within(low=1)
     lr: float = within(low=0)
+    schedule: str = one_of("cosine", "inverse_sqrt", "linear", "polynomial")
+    power: float = within(above=0)
     warmup_steps: int = within(low=0)
+    warmup_init_lr: float = within(low=0)
     clip_norm: Optional[float] = within(above=0)
+    optimizer: str = one_of("momentum", "adamw")
     momentum: float = within(low=0, high=1)
+    betas: List[float] = within(low=0, below=1, length=2)  # noqa: RUF009
+    epsilon: float = within(low=0)
     weight_decay: float = within(low=0)
+    label_smoothing: float = within(low=0, high=1)
     ema_decay: Optional[float] = within(low=0, high=1)
     skip_nonfinite: int = within(low=0)
     recompute: bool
@@ -142,13 +149,17 @@ class Config:
         summed = self.rdrop.reduction == "sum" and self.rdrop.alpha > 0
         return {key: note for key, note in (FREE | self.free).items() if not (summed and key == "train.micro_batch_size")}
 
+    def official_alpha(self):
+        """rdrop.alpha in the terms of the official code, in words, where those differ."""
+        return ""
+
     def has_held_out(self):
         """Whether there is a part "val" to select the best weights by."""
         return True
 
     def hyper_parameters(self):
         """{name: number or word} of what runs are most often told apart by."""
-        names = ("lr", "seed", "steps", "batch_size", "warmup_steps")
+        names = ("lr", "seed", "steps", "batch_size", "warmup_steps", "schedule", "optimizer")
         return {"passes": self.rdrop.passes, "alpha": self.rdrop.alpha} | {key: getattr(self.train, key) for key in names}
 
     def check(self):
@@ -203,9 +214,14 @@ def check_ranks(train, ranks):
     """Refuse settings that this number of ranks cannot have.
 
     Raises:
-        UserError: micro-batches that the ranks cannot share, or sharding over one rank.
+        UserError: micro-batches that the ranks cannot share, sharding over one rank, or O2 on several that accumulate.
     """
-    share_of_update(train, 0, ranks)
+    share = share_of_update(train, 0, ranks)
+    if train.amp == "O2" and ranks > 1 and share > 1:
+        raise UserError(
+            f"train.amp is O2 and each of {ranks} ranks has {share} micro-batches an update, whose gradients Paddle's "
+            "DataParallel cannot add up there: train.amp=O1, or one micro-batch a rank"
+        )
     if train.sharding and ranks == 1:
         raise UserError(f"train.sharding is {train.sharding} but there is one rank only: start several, or train.sharding=0")
 
@@ -221,6 +237,8 @@ def flatten(tree, prefix=""):
 def _check_training(train):
     if train.warmup_steps >= train.steps:
         raise UserError(f"train.warmup_steps {train.warmup_steps} must be below train.steps {train.steps}")
+    if train.schedule == "inverse_sqrt" and train.warmup_steps == 0:
+        raise UserError("train.schedule is inverse_sqrt, which falls from the end of the warm-up: train.warmup_steps=1 or more")
     if train.sharding and train.amp != "off" and train.amp_dtype == "float16":
         raise UserError("train.sharding and float16, whose loss scaling looks at all gradients: train.amp_dtype=bfloat16")
     if train.sharding == 2 and train.amp == "O2":

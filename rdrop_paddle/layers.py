@@ -1,4 +1,4 @@
-"""Linear, LayerNorm and Dropout: Paddle's layers, with the parts that are slow on a CPU computed in another way.
+"""Linear, LayerNorm, Dropout and attention: Paddle's, with the parts that are slow on a CPU computed in another way.
 
 Measured in benchmarks/NOTES.md: Paddle's CPU kernels for the gradient of a bias, for LayerNorm's gradient and for dropout's
 random numbers take longer than the matrix products beside them. Reductions are products with a vector of ones here, and masks
@@ -13,13 +13,14 @@ from paddle import nn
 from paddle.autograd import PyLayer
 
 STEPS = 1 << 16  # dropout's rate is rounded to 1/STEPS
+FUSED = {"FlashAttn": "flash", "MemoryEfficient": "memory-efficient"}  # in the name of a gradient: the attention that it is of
 
 
 class Linear(nn.Linear):
     """nn.Linear, [..., in] -> [..., out]."""
 
     def forward(self, x):
-        if self.bias is None or not _on_cpu(x):
+        if self.bias is None or not on_cpu(x):
             return nn.Linear.forward(self, x)  # not super(): Paddle 2 cannot translate it for a static graph
         if not paddle.is_grad_enabled():
             return paddle.matmul(x, self.weight).add_(self.bias)
@@ -30,7 +31,7 @@ class LayerNorm(nn.LayerNorm):
     """nn.LayerNorm over the last axis."""
 
     def forward(self, x):
-        if not _on_cpu(x) or not paddle.is_grad_enabled():
+        if not on_cpu(x) or not paddle.is_grad_enabled():
             return nn.LayerNorm.forward(self, x)
         return _LayerNormOnCpu.apply(x, self.weight, self.bias, self._epsilon)
 
@@ -41,9 +42,43 @@ class Dropout(nn.Dropout):
     def forward(self, x):
         if not self.training or self.p == 0:
             return x
-        if self.p == 1 or not _on_cpu(x):
+        if self.p == 1 or not on_cpu(x):
             return nn.Dropout.forward(self, x)
         return _DropoutOnCpu.apply(x, self.p)
+
+
+def attention(query, key, value, mask=None, *, drop_rate=0.0, causal=False):
+    """softmax(query key^T / sqrt(width) + mask) value, by the fastest way that Paddle has for device and type.
+
+    Args:
+        query: [N, Lq, heads, width], and so is the result; key and value: [N, Lk, heads, width].
+        mask: what is added to the scores, floats that broadcast to [N, heads, Lq, Lk]; or None.
+        drop_rate: of the softmax.
+        causal: each position looks at itself and those before it alone, instead of `mask`; Lq must be Lk.
+    """
+    mask = None if mask is None else mask.astype(query.dtype)
+    if _paddle_fuses(mask, causal):
+        return F.scaled_dot_product_attention(query, key, value, mask, drop_rate, causal)
+    query, key, value = (t.transpose([0, 2, 1, 3]) for t in (query, key, value))  # [N, heads, L, width]
+    scores = paddle.matmul(query * query.shape[-1] ** -0.5, key, transpose_y=True)  # [N, heads, Lq, Lk]
+    if causal:
+        mask = paddle.triu(paddle.full(scores.shape[-2:], -1e4, scores.dtype), 1)  # finite in float16 too
+    weights = F.dropout(F.softmax(scores if mask is None else scores + mask), drop_rate)
+    return paddle.matmul(weights, value).transpose([0, 2, 1, 3])
+
+
+def attention_backend(width, dtype):
+    """What `attention` takes on this device for heads of `width` in `dtype`: "flash", "memory-efficient" or "plain"."""
+    query = paddle.zeros([1, 8, 1, width], dtype)
+    query.stop_gradient = False
+    gradient = attention(query, query, query).grad_fn.name()  # tells in any version of Paddle what has run
+    return next((kind for mark, kind in FUSED.items() if mark in gradient), "plain")
+
+
+def _paddle_fuses(mask, causal):
+    """Whether Paddle's own attention can be called: Paddle 2's takes with a mask, or on a GPU, its flash attention whatever
+    the type and the card, which has neither float32 nor cards before Ampere, and no CPU; and causal it knows no CPU either."""
+    return not paddle.__version__.startswith("2.") or (mask is None and not causal and paddle.get_device() == "cpu")
 
 
 class _LinearOnCpu(PyLayer):
@@ -113,8 +148,14 @@ def _factors(keep, factor):
     return paddle.utils.dlpack.from_dlpack(scaled.__dlpack__())  # shares the memory
 
 
-def _on_cpu(x):
+def on_cpu(x):
+    """Whether x is computed here and now on a CPU: no static graph is being built."""
     return paddle.in_dynamic_mode() and x.place.is_cpu_place()
+
+
+def repeated(x, times):
+    """x [N, ...] over and over: [times * N, ...]."""
+    return paddle.concat([x] * times) if times > 1 else x
 
 
 def _rows(x):

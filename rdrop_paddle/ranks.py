@@ -75,7 +75,8 @@ def _send_at_once(port):
 def total(number):
     """The sum over the ranks of an integer that each one has."""
     wait_for_all()  # one of them may come late
-    return sum_over_all(paddle.to_tensor([number], dtype="int64")).item()
+    # not item(), which waits for a GPU without letting the other threads run, the heartbeat among them
+    return int(sum_over_all(paddle.to_tensor([number], dtype="int64")).numpy()[0])
 
 
 def from_first(number):

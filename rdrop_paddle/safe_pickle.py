@@ -29,7 +29,7 @@ class Callable:
         raise AttributeError(name)
 
 
-class _Type:
+class ElementType:
     """An element type: a number of 1 to 8 bytes."""
 
     __slots__ = ("code", "order")
@@ -58,7 +58,7 @@ class Array:
     def __setstate__(self, state):
         _, shape, kind, fortran, content = state
         content = content.encode("latin1") if isinstance(content, str) else content  # text: written by Python 2
-        if not isinstance(kind, _Type):
+        if not isinstance(kind, ElementType):
             raise ValueError("an array without a type")
         self.value = np.frombuffer(content, kind.dtype).reshape(shape, order="F" if fortran else "C")
 
@@ -67,7 +67,7 @@ NUMPY_ARRAYS = {
     ("numpy.core.multiarray", "_reconstruct"): Callable(Array),
     ("numpy._core.multiarray", "_reconstruct"): Callable(Array),
     ("numpy", "ndarray"): "ndarray",  # only named as an argument of _reconstruct
-    ("numpy", "dtype"): Callable(_Type),
+    ("numpy", "dtype"): Callable(ElementType),
 }
 
 
@@ -76,42 +76,42 @@ def loads(content, source, allowed):
     return load(io.BytesIO(content), source, allowed)
 
 
-def load(file, source, allowed, persistent_load=None):
+def load(file, source, allowed):
     """The next object pickled in a BytesIO, its arrays as `Array`; byte strings of Python 2 become latin-1 text.
 
     Args:
         source: what to call the file in messages.
         allowed: {(module, name): stand-in} for every global that the pickle may use.
-        persistent_load: what the pickle's persistent ids stand for; without it there may be none.
 
     Raises:
         UserError: the pickle asks for anything else, which is then neither imported nor called, or is damaged.
     """
+    return run(Unpickler(file, source, allowed))
+
+
+def run(unpickler):
+    """The next object of an `Unpickler`, whose errors become UserErrors."""
     try:
-        return _Unpickler(file, source, allowed, persistent_load).load()
+        return unpickler.load()
     except UserError:
         raise
     except Exception as error:  # a damaged pickle can raise anything; its text could hold anything, too
-        raise UserError(f"{source}: damaged pickle ({type(error).__name__})") from None
+        raise UserError(f"{unpickler.source}: damaged pickle ({type(error).__name__})") from None
 
 
-class _Unpickler(pickle._Unpickler):  # the one in Python: the one in C can neither check keys nor bound its memo
-    def __init__(self, file, source, allowed, persistent_load):
+class Unpickler(pickle._Unpickler):  # the one in Python: the one in C can neither check keys nor bound its memo
+    def __init__(self, file, source, allowed):
         super().__init__(file, encoding="latin1")
-        self._source = source
+        self.source = source
         self._allowed = allowed
-        self._persistent_load = persistent_load
 
     def find_class(self, module, name):
         if (module, name) not in self._allowed:
-            asked = f"{module}.{name}"[:80].replace("\n", " ")
-            raise UserError(f"{self._source}: refused, its pickle asks for {asked}; get it from its official address")
+            raise refusal(self.source, f"{module}.{name}", "get it from its official address")
         return self._allowed[module, name]
 
     def persistent_load(self, pid):
-        if self._persistent_load is None:
-            raise pickle.UnpicklingError("unexpected persistent id")
-        return self._persistent_load(pid)
+        raise pickle.UnpicklingError("unexpected persistent id")
 
     def _set_item(self):
         _key(self.stack[-2])
@@ -141,27 +141,18 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: the one in C can neit
     }
 
 
-def _key(key):
+def refusal(source, asked, advice):
+    """A UserError that names the global a pickle asks for."""
+    asked = asked[:80].replace("\n", " ")
+    return UserError(f"{source}: refused, its pickle asks for {asked}; {advice}")
+
+
+def is_key(key):
     """A key of a dictionary: text, or the number by which torch's optimizers know a parameter; their hashes do not collide."""
-    if not (isinstance(key, str) or (type(key) is int and 0 <= key < 2**31)):
+    return isinstance(key, str) or (type(key) is int and 0 <= key < 2**31)
+
+
+def _key(key):
+    if not is_key(key):
         raise pickle.UnpicklingError("a key that is neither text nor a small number")
     return key
-
-
-class _Dictionary(dict):
-    """OrderedDict() or, from Python 2, OrderedDict([[key, value], ...])."""
-
-    __slots__ = ()
-
-    def __init__(self, pairs=()):
-        super().__init__((_key(key), value) for key, value in pairs)
-
-    def __setstate__(self, state):
-        """A state is left aside: torch hangs `_metadata` on its state dicts."""
-
-
-CONTAINERS = {
-    ("collections", "OrderedDict"): Callable(_Dictionary),
-    ("builtins", "tuple"): Callable(tuple),
-    ("__builtin__", "tuple"): Callable(tuple),
-}

@@ -151,8 +151,8 @@ def tool_environment(root):
 
 
 def logged(folder):
-    """The records of metrics.jsonl without what depends on the clock."""
-    clock = ("images_per_second", "reader_cost", "batch_cost")
+    """The records of metrics.jsonl without what depends on the clock or on the process."""
+    clock = ("images_per_second", "reader_cost", "batch_cost", "peak_memory")
     records = map(json.loads, (Path(folder) / "metrics.jsonl").read_text().splitlines())
     return [{key: value for key, value in record.items() if key not in clock} for record in records]
 

@@ -79,6 +79,33 @@ def test_a_number_that_is_none_is_told_with_its_option():
             arguments.parse_args([f"--ranks={text}"])
 
 
+@pytest.mark.parametrize(
+    "words, overrides, images",
+    [
+        ("-o a=1 photo.jpg", ["a=1"], ["photo.jpg"]),
+        ("-o a=1 b=x=2 photo.jpg scans --override c=3 last.png", ["a=1", "b=x=2", "c=3"], ["photo.jpg", "scans", "last.png"]),
+        ("photo.jpg -o a=1 --onnx b.png", ["a=1"], ["photo.jpg", "b.png"]),
+        ("-o a=1 -- b=2.jpg -o", ["a=1"], ["b=2.jpg", "-o"]),
+        ("--override=a=1 photo.jpg", ["a=1"], ["photo.jpg"]),
+    ],
+)
+def test_images_may_follow_the_overrides(words, overrides, images):
+    arguments = command_line.config_parser(__doc__)
+    arguments.add_argument("images", nargs="+")
+    arguments.add_argument("--onnx", action="store_true")
+    found = arguments.parse_args(["-c", "config.yaml", *words.split()])
+    assert (found.override, found.images) == (overrides, images)
+
+
+def test_without_words_of_its_own_a_tool_takes_all_for_overrides():
+    arguments = command_line.config_parser(__doc__)
+    arguments.add_argument("--resume", action="store_true")
+    found = arguments.parse_args(["-c", "config.yaml", "-o", "a=1", "steps", "--resume"])
+    assert (found.override, found.resume) == (["a=1", "steps"], True)  # which load_config refuses by name
+    with pytest.raises(UserError, match="unrecognized arguments: photo.jpg"):
+        arguments.parse_args(["-c", "config.yaml", "photo.jpg"])
+
+
 def test_looking_whether_a_file_can_be_written_leaves_none_and_harms_none(tmp_path, monkeypatch):
     old, new = tmp_path / "old.json", tmp_path / "new.json"
     old.write_text("before")
@@ -108,10 +135,84 @@ def test_a_path_that_the_system_refuses_is_one_line_and_status_2(tmp_path):
     assert done.returncode == 1 and "Traceback" in done.stderr  # a fault of the program's, or of the disk's
 
 
+def test_a_package_that_is_not_installed_is_one_line_and_status_2(tmp_path):
+    absent = "sys.modules['{0}'] = None\ncommand_line.run(lambda: __import__('{0}'))"  # as if it were not there
+    done = run_tool_main("sys.argv[0] = 'tools/eval.py'\n" + absent.format("sklearn"), tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith("error: eval.py needs scikit-learn: pip install '")
+    assert done.stderr.endswith("[train]'\n") and done.stderr.count("\n") == 1
+    done = run_tool_main(absent.format("rdrop_paddle.absent"), tmp_path)
+    assert done.returncode == 1 and "Traceback" in done.stderr  # a fault of the program's
+
+
 def test_names_that_a_terminal_cannot_show_are_printed_in_another_way(tmp_path):
     (tmp_path / os.fsdecode(b"\xb0.jpg")).touch()
     program = "import os\ncommand_line.run(lambda: print('\u4e2d', *os.listdir('.')))"
     assert run_tool_main(program, tmp_path, PYTHONIOENCODING="ascii").stdout == "\\u4e2d \\udcb0.jpg\n"
+
+
+def test_what_is_said_on_stderr_comes_before_what_follows_it_on_stdout(tmp_path):
+    """As in the launcher's logs, where both are one file."""
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from rdrop_paddle import command_line, console\n"
+    program += "command_line.run(lambda: [console.say('first'), print('second', flush=True)] and 0)"
+    with (tmp_path / "log").open("w") as log:
+        subprocess.run([sys.executable, "-c", program], stdout=log, stderr=log, check=True)
+    assert (tmp_path / "log").read_text() == "first\nsecond\n"
+
+
+TALKATIVE = f"""
+import os, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from rdrop_paddle import command_line
+def main():
+    with open("data", "w") as file:  # the next number that is free
+        print("said", flush=True)
+        while "wait" in sys.argv and not os.path.exists("go"):
+            time.sleep(0.01)
+        os.write(1, b"from C") if "native" in sys.argv else None
+        for _ in range(10000):
+            print("said")
+        print("told", file=sys.stderr)
+        file.write("mine")
+    return 3
+command_line.run(main)
+"""
+
+
+@pytest.mark.parametrize("streams", ["| head -3", ">&- native", "2>&-", ">&- 2>&- <&- native", "2>&1 >/dev/null | true"])
+def test_streams_that_nobody_reads_do_not_matter(tmp_path, streams):
+    (tmp_path / "tool.py").write_text(TALKATIVE)
+    command = ["bash", "-o", "pipefail", "-c", f"{sys.executable} tool.py {streams}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 3 and (tmp_path / "data").read_text() == "mine"
+    assert set(done.stdout.split()) <= {"said"} and set(done.stderr.split()) <= {"told"}
+
+
+@pytest.mark.parametrize("unbuffered, printed", [("", "at once, from C, when full"), ("1", "at once, when full, from C")])
+def test_what_is_said_comes_when_it_is_said(tmp_path, unbuffered, printed):
+    program = """
+import os
+def main():
+    print("at once", end="", flush=True)
+    print("told", file=sys.stderr)
+    os.write(2, b"from C")
+    print(", when full", end="")
+    os.write(1, b", from C")
+command_line.run(main)
+"""
+    done = run_tool_main(program, tmp_path, PYTHONUNBUFFERED=unbuffered)
+    assert (done.stderr, done.stdout) == ("told\nfrom C", printed)
+
+
+def test_a_terminal_that_is_closed_does_not_matter(tmp_path):
+    (tmp_path / "tool.py").write_text(TALKATIVE)
+    terminal, end = os.openpty()
+    command = [sys.executable, "tool.py", "wait"]
+    with subprocess.Popen(command, stdout=end, stderr=end, cwd=tmp_path, start_new_session=True) as process:
+        os.close(end)
+        assert os.read(terminal, 100).startswith(b"said")
+        os.close(terminal)
+        (tmp_path / "go").touch()
+    assert process.returncode == 3 and (tmp_path / "data").read_text() == "mine"
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path):

@@ -13,6 +13,8 @@ from rdrop_paddle.config_layers import DEFAULTS
 # keys that configs of before had none of, with the values by which they mean the same
 LATER = {"task": "image_classification", "train.accumulation": None, "eval.target": None}
 LATER |= {"rdrop.stop_target_gradient": False, "rdrop.shared_blocks": 0, "data.flip": False, "train.collective_timeout": 600}
+LATER |= {"train.optimizer": "momentum", "train.betas": [0.9, 0.999], "train.epsilon": 1e-8, "train.label_smoothing": 0.0}
+LATER |= {"train.schedule": "cosine", "train.power": 1.0, "train.warmup_init_lr": 0.0}
 LATER |= {"train.ema_decay": None, "train.recompute": False, "train.skip_nonfinite": 0, "train.sharding": 0}
 LATER |= {"model.keep_head": False, "model.mean": [0.5, 0.5, 0.5], "model.std": [0.5, 0.5, 0.5]}
 CONFIGS = [BASE, *sorted((ROOT / "configs").glob("*.yaml"))]
@@ -54,8 +56,53 @@ def test_later_layers_win_and_numbers_in_short_notation_are_numbers(tmp_path):
     assert (config.train.lr, config.train.steps, config.train.momentum) == (0.008, 1000, 0.9)
 
 
+def test_a_list_may_be_given_in_a_file_and_by_an_override(tmp_path):
+    assert load_config(BASE).train.betas == [0.9, 0.999]
+    (tmp_path / "mine.yaml").write_text("train: {betas: [0.9, 0.98]}\n")
+    assert load_config(tmp_path / "mine.yaml").train.betas == [0.9, 0.98]
+    assert load_config(tmp_path / "mine.yaml", ["train.betas=[0,0.95]"]).train.betas == [0.0, 0.95]
+
+
+def test_the_inverse_square_root_needs_a_warm_up_to_fall_from():
+    with pytest.raises(UserError, match="train.schedule is inverse_sqrt.*train.warmup_steps=1 or more"):
+        load_config(BASE, ["train.schedule=inverse_sqrt", "train.warmup_steps=0"])
+    load_config(BASE, ["train.schedule=inverse_sqrt", "train.warmup_steps=1"])
+
+
 def test_a_bare_off_means_off():
     assert load_config(BASE, ["train.amp=off"]).train.amp == "off"
+
+
+LIKE_SOMETHING_ELSE = ["2024_01_01", "2024-01-01", "007", "0x1F", "1e3", "1.50", "1:30", "on", "No", "true", "=", "${name}"]
+LIKE_YAML = ["null", "~", "", "a: b", "a #b", "[a", "*a", " a ", "a=b", "\\${a"]
+
+
+@pytest.mark.parametrize("text", LIKE_SOMETHING_ELSE + LIKE_YAML)
+def test_text_is_taken_as_typed_and_written_so_that_it_is_read_back(text, tmp_path):
+    config = load_config(None, [f"data.path={text}"])
+    assert config.data.path == text
+    (tmp_path / "resolved.yaml").write_text(config.to_yaml())
+    assert load_config(tmp_path / "resolved.yaml") == config
+
+
+@pytest.mark.parametrize("text", LIKE_SOMETHING_ELSE)
+def test_text_in_a_file_is_what_stands_there(text, tmp_path):
+    (tmp_path / "mine.yaml").write_text(f"name: {text}  # a comment\ndata: {{path: '{text}'}}\n")
+    config = load_config(tmp_path / "mine.yaml")
+    assert (config.name, config.data.path) == (text, text)
+
+
+def test_quotes_around_a_value_are_none_of_it():
+    config = load_config(None, ["name='on'", 'model.weights=""', "data.path=it's", 'train.steps="900"'])
+    assert (config.name, config.model.weights, config.data.path, config.train.steps) == ("on", "", "it's", 900)
+
+
+def test_what_is_no_text_is_read_by_its_type(tmp_path):
+    (tmp_path / "mine.yaml").write_text("data: {flip: on}\ntrain: {steps: 1_000, clip_norm: ~, ema_decay: , seed: 010}\n")
+    config = load_config(tmp_path / "mine.yaml", ["train.recompute=yes", "train.lr=1e-2", "data.images_per_class=null"])
+    train = config.train
+    assert (train.steps, train.lr, train.clip_norm, train.ema_decay, train.seed) == (1000, 0.01, None, None, 10)
+    assert (config.data.flip, train.recompute, config.data.images_per_class) == (True, True, None)
 
 
 @pytest.mark.parametrize(
@@ -77,12 +124,28 @@ def test_a_bare_off_means_off():
         ("rdrop.shared_blocks=-1", "rdrop.shared_blocks is -1: give a number >= 0"),
         ("rdrop.reduction=none", "rdrop.reduction is none"),
         ("train.warmup_steps=10000", "train.warmup_steps 10000 must be below"),
+        ("train.warmup_init_lr=-1", "train.warmup_init_lr is -1.0: give a number >= 0"),
+        ("train.power=0", "train.power is 0.0: give a number above 0"),
+        ("train.schedule=sqrt", "train.schedule is sqrt: give one of cosine, inverse_sqrt, linear, polynomial"),
+        ("train.optimizer=adam", "train.optimizer is adam: give one of momentum, adamw"),
+        ("train.betas=[0.9]", r"train.betas is \[0.9\]: give 2 numbers >= 0 and below 1"),
+        ("train.betas=[0.9,0.98,0.99]", "give 2 numbers"),
+        ("train.betas=[0.9,1]", r"train.betas is \[0.9, 1.0\]: give 2 numbers >= 0 and below 1"),
+        ("train.betas=[-0.1,0.9]", "give 2 numbers >= 0 and below 1"),
+        ("train.betas=[0.9,nan]", "give 2 numbers >= 0 and below 1"),
+        ("train.betas=[0.9,abc]", "train.betas.*'abc'"),
+        ("train.betas=0.9", r"train.betas: give a list such as \[0.9, 0.98\]"),
+        ("train.betas=null", "train.betas"),
+        ("train.label_smoothing=1.1", "train.label_smoothing is 1.1: give a number >= 0 and <= 1"),
         ("data.flip=maybe", "data.flip"),
         ("name=a/b", "plain folder name"),
         ("name=..", "plain folder name"),
         ("steps", "write key=value"),
         ("train.lr=[", "train.lr"),
         ("train=3", "train"),
+        ("train.steps=1:30", "train.steps.*'1:30'"),
+        ("train={steps: 900, steps: 901}", "line 1: key given twice: steps"),
+        ("name=???", r"\?\?\? stands for a value that is missing"),
     ],
 )
 def test_a_bad_override_is_one_line_that_names_it(override, message):
@@ -103,9 +166,9 @@ def test_a_bad_override_is_one_line_that_names_it(override, message):
         (["eval.target=-1"], "eval.target is -1.0: give a number >= 0"),
         (["model.mean=0.5"], "model.mean"),
         (["model.mean=[0.5,a,0.5]"], "model.mean"),
-        (["model.mean=[0.5,0.5]"], r"model.mean is \[0.5, 0.5\]: give three numbers for red, green and blue"),
-        (["model.mean=[0.5,.nan,0.5]"], "model.mean is .*nan.*: give three numbers"),
-        (["model.std=[0.5,0.0,0.5]"], "model.std is .*: give three numbers for red, green and blue"),
+        (["model.mean=[0.5,0.5]"], r"model.mean is \[0.5, 0.5\]: give 3 numbers >= 0"),
+        (["model.mean=[0.5,nan,0.5]"], "model.mean is .*nan.*: give 3 numbers >= 0"),
+        (["model.std=[0.5,0.0,0.5]"], "model.std is .*: give 3 numbers above 0"),
         (["model.keep_head=true"], "model.keep_head is true but model.weights is empty: there is no head to keep"),
     ],
 )
@@ -148,6 +211,13 @@ def test_a_score_that_is_better_lower_meets_its_target_from_above():
         ("mdl: {}", "model"),
         ("\xff", "mine"),
         ("null: 1", "mine"),
+        ("name: null", "mine.yaml, name: .*None"),
+        ("train:\n  lr: 1\n  steps: 900\n  lr: 2\n", "mine.yaml, line 4: key given twice: lr$"),
+        ("data: {}\ntrain: {}\ndata: {}\n", "mine.yaml, line 3: key given twice: data$"),
+        ("train:\n\tsteps: 900\n", "mine.yaml, line 2: indented with tabs, which YAML does not take: use spaces$"),
+        ("train:\n  steps: 900\n  \tlr: 1\n", "mine.yaml, line 3: indented with tabs"),
+        ("name: a: b\n", "mine.yaml, line 1: mapping values are not allowed"),
+        ("name: a\n---\nname: b\n", "mine.yaml, line 2: expected a single document in the stream but found another"),
     ],
 )
 def test_a_bad_file_is_one_line_that_names_it(content, message, tmp_path):
@@ -164,6 +234,14 @@ def test_a_bad_file_is_one_line_that_names_it(content, message, tmp_path):
 def test_one_pass_has_no_blocks_to_share():
     with pytest.raises(UserError, match="rdrop.shared_blocks is 2 but rdrop.passes is 1"):
         load_config(BASE, ["rdrop.passes=1", "rdrop.alpha=0", "rdrop.shared_blocks=2"])
+
+
+def test_two_passes_without_dropout_have_no_divergence_to_train():
+    with pytest.raises(UserError, match="model.drop_rate is 0, so that .* model.drop_rate=0.1, or rdrop.alpha=0"):
+        load_config(BASE, ["model.drop_rate=0"])
+    load_config(BASE, ["model.drop_rate=0", "model.proj_drop_rate=0.1"])
+    load_config(BASE, ["model.drop_rate=0", "rdrop.alpha=0"])  # the doubled batch
+    load_config(BASE, ["model.drop_rate=0", "rdrop.alpha=0", "rdrop.passes=1"])
 
 
 @pytest.mark.parametrize("amp", [["train.amp=O2"], ["train.amp=O1", "train.amp_dtype=float16"]])

@@ -94,7 +94,7 @@ def two_runs(tiny_config, tmp_path):
     """The folder of two short runs, with_kl and without_kl, written as training writes them."""
     from rdrop_paddle.reporting.runlog import RunLog  # loads Paddle, which the picture can do without
 
-    costs = dict(lr=0.1, grad_norm=1.0, images_per_second=10.0, reader_cost=0.1, batch_cost=1.0)
+    costs = dict(lr=0.1, grad_norm=1.0, images_per_second=10.0, reader_cost=0.1, batch_cost=1.0, peak_memory=1.5)
     images = np.random.default_rng(0).integers(0, 256, [32, 32, 3], dtype="uint8")
     settings = {"with_kl": (3.0, ["rdrop.alpha=4.5"]), "without_kl": (1.0, ["rdrop.passes=1", "rdrop.alpha=0"])}
     for name, (start, overrides) in settings.items():
@@ -186,6 +186,33 @@ def test_a_taken_port_is_passed_over_or_named():
         with dashboard(PUBLISHED) as (_, _, address):
             assert urlsplit(address).port > 8040
         assert error_of(PUBLISHED, "--port", 8040) == "error: port 8040 is not free: give another --port"
+
+
+def test_dashboards_that_start_at_once_name_each_its_own_address(tmp_path):
+    runs = [f"digits_rdrop_seed{seed}" for seed in range(3)]
+    command = [sys.executable, ROOT / "tools" / "dashboard.py"]
+    started = [subprocess.Popen([*map(str, command), PUBLISHED / run], stdout=subprocess.PIPE, text=True) for run in runs]
+    try:
+        addresses = [re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline()).group() for process in started]
+        assert [json.loads(fetch(f"{address}/app/api/runs")[1])["data"] for address in addresses] == [[run] for run in runs]
+    finally:
+        for process in started:
+            process.terminate()
+            process.communicate(timeout=20)
+
+
+def test_who_lets_others_look_is_told_so_and_what_to_do_instead():
+    command = [sys.executable, ROOT / "tools" / "dashboard.py", PUBLISHED / "digits_rdrop_seed0", "--host", "0.0.0.0"]
+    streams = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen(list(map(str, command)), **streams) as process:
+        try:
+            warning, said = process.stderr.readline(), process.stdout.readline()
+        finally:
+            process.terminate()
+    port = re.search(rf"http://{socket.gethostname()}:(\d+)", said).group(1)
+    assert warning.startswith(f"warning: anybody who reaches 0.0.0.0, port {port}, can look at these runs")
+    assert f"ssh -L {port}:127.0.0.1:{port} {socket.gethostname()}" in warning
+    assert re.match("error: cannot listen there: .*no.such.host", error_of(PUBLISHED, "--host", "no.such.host"))
 
 
 def test_a_folder_without_runs_is_one_line_that_says_how_to_make_one(tmp_path):

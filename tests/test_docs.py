@@ -11,9 +11,11 @@ import pytest
 from conftest import BASE, ROOT, tool_environment
 from PIL import Image
 
+from benchmarks.image_classification import forward_flop
 from rdrop_paddle import load_config
+from rdrop_paddle.vision.architectures import with_numbers
 
-GUIDE = (ROOT / "docs" / "own_data.md").read_text()
+GUIDE, GPUS = ((ROOT / "docs" / name).read_text() for name in ("own_data.md", "gpu.md"))
 COMMANDS, TRIAL = re.findall(r"```bash\n(.*?)```", GUIDE, re.DOTALL)
 COLOURS = {"rose": (200, 30, 40), "tulip": (220, 200, 30), "violet": (90, 30, 200)}
 
@@ -86,7 +88,7 @@ def settings(text):
             yield [re.sub("=N$", "=3", word) for word in words]
 
 
-@pytest.mark.parametrize("page, least", [("own_data.md", 12), ("questions.md", 8)])
+@pytest.mark.parametrize("page, least", [("own_data.md", 12), ("questions.md", 8), ("gpu.md", 5)])
 def test_every_setting_that_a_page_names_is_valid(page, least):
     found = list(settings((ROOT / "docs" / page).read_text()))
     assert len(found) >= least
@@ -118,3 +120,18 @@ def test_the_answers_numbers_are_the_readmes():
     for number in ("34.41", "50.15", "-1.31 to +2.09", "costs 1.74 baseline updates", "1.33", "1.82 times"):
         for name, text in texts.items():
             assert number in text, f"{number} is not in {name}"
+
+
+def test_the_estimated_hours_follow_from_the_work_and_the_shares():
+    """318 TFLOP an update, of which the last block's other tokens and the pixels' gradient are left out."""
+    model = with_numbers(load_config(ROOT / "configs" / "vit_b16_cifar100_rdrop.yaml").model)
+    tokens, width = 1 + (model.image_size // model.patch_size) ** 2, model.embed_dim
+    spared = 2 * (tokens - 1) * (width**2 * (1 + 2 * model.mlp_ratio) + 2 * tokens * width)  # projection and MLP; attention
+    embedding = 2 * (tokens - 1) * 3 * model.patch_size**2 * width
+    update = 512 * (6 * (forward_flop(model) - spared) - 4 * embedding)  # embedded once for both passes, no gradient of pixels
+    assert update / 1e12 == pytest.approx(318, rel=0.005)
+    rows = re.findall(r"^\| \w+ \| [^|]+ \| ([\d.]+) \| (\d+) % \| ([\d.]+) \| ([\d.]+) \|$", GPUS, re.MULTILINE)
+    assert len(rows) == 4
+    for peak, share, alone, four in (map(float, row) for row in rows):
+        hours = 10_000 * update / (peak * 1e12 * share / 100) / 3600
+        assert alone == pytest.approx(hours, rel=0.02) and four == pytest.approx(hours / 4, rel=0.15)

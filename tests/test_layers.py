@@ -1,10 +1,11 @@
 import numpy as np
 import paddle
 import pytest
+from conftest import ROOT
 from paddle import nn
 
 from rdrop_paddle import layers
-from rdrop_paddle.layers import Dropout, LayerNorm, Linear, keep_mask
+from rdrop_paddle.layers import Dropout, LayerNorm, Linear, attention, attention_backend, keep_mask
 
 PAIRS = {"linear": (Linear, nn.Linear, (24, 40)), "layer_norm": (LayerNorm, nn.LayerNorm, (24,))}
 
@@ -128,3 +129,75 @@ def test_dropout_of_everything_nothing_and_in_evaluation():
     drop.eval()
     for same in (Dropout(0.0)(x), drop(x)):
         assert (same.numpy() == x.numpy()).all()
+
+
+def attended_and_gradients(mask):
+    """`attention` of 3 queries on 5 keys in 4 heads of width 8, and the gradients of all three."""
+    rng = np.random.default_rng(11)
+    tensors = [paddle.to_tensor(rng.normal(0, 2, [2, length, 4, 8]).astype("float32")) for length in (3, 5, 5)]
+    for tensor in tensors:
+        tensor.stop_gradient = False
+    result = attention(*tensors, mask)
+    (result * paddle.to_tensor(rng.normal(size=result.shape).astype("float32"))).sum().backward()
+    return [array.numpy() for array in (result, *(tensor.grad for tensor in tensors))]
+
+
+def attended_by_numpy(mask):
+    rng = np.random.default_rng(11)
+    query, key, value = (rng.normal(0, 2, [2, length, 4, 8]) for length in (3, 5, 5))
+    scores = np.einsum("nqhw,nkhw->nhqk", query, key) / 8**0.5 + (0 if mask is None else mask.numpy())
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return np.einsum("nhqk,nkhw->nqhw", weights / weights.sum(axis=-1, keepdims=True), value)
+
+
+MASK = np.where(np.arange(5) < [[4], [2]], 0, -np.inf)[:, None, None]  # [2, 1, 1, 5]: padding at the end of the keys
+
+
+@pytest.mark.parametrize("mask", [None, paddle.to_tensor(MASK, "float64")], ids=["all keys", "some keys"])
+def test_attention_is_softmax_of_the_scaled_products_with_the_mask_added(mask):
+    found = attended_and_gradients(mask)
+    np.testing.assert_allclose(found[0], attended_by_numpy(mask), atol=2e-6)
+    if mask is not None:  # on a CPU Paddle's softmax gives exp(-64) in the place of 0
+        assert max(np.abs(of_masked).max() for of_masked in (found[2][0, 4], found[3][1, 2:])) < 1e-20
+
+
+@pytest.mark.parametrize("device, masked", [("gpu:0", False), ("gpu:0", True), ("cpu", True)])
+def test_where_paddle_2_has_flash_attention_alone_it_is_not_asked(monkeypatch, device, masked):
+    mask = paddle.to_tensor(MASK, "float32") if masked else None
+    expected = attended_and_gradients(mask)
+    monkeypatch.setattr(paddle, "__version__", "2.6.2")
+    monkeypatch.setattr(paddle, "get_device", lambda: device)
+    monkeypatch.setattr(layers.F, "scaled_dot_product_attention", None)
+    for found, value in zip(attended_and_gradients(mask), expected):
+        np.testing.assert_allclose(found, value, atol=2e-6 * np.abs(value).max())
+
+
+@pytest.mark.parametrize("version", [paddle.__version__, "2.6.2"])
+def test_causal_attention_sees_nothing_later_and_dropout_takes_whole_weights(monkeypatch, version):
+    query, key, value = paddle.randn([3, 2, 5, 4, 8]).unbind(0)
+    later = paddle.triu(paddle.full([5, 5], -1e4), 1)
+    expected = attention(query, key, value, later).numpy()
+    monkeypatch.setattr(paddle, "__version__", version)
+    monkeypatch.setattr(paddle, "get_device", lambda: "gpu:0" if version.startswith("2.") else "cpu")
+    np.testing.assert_allclose(attention(query, key, value, causal=True).numpy(), expected, atol=2e-6)
+    ones = attention(query, key, paddle.ones_like(value), drop_rate=0.5).numpy()  # sums of the weights that are kept
+    assert np.abs(ones - 1).max() > 0.1 and ones.mean() == pytest.approx(1, abs=0.2)
+
+
+def test_nothing_else_asks_paddle_for_attention():
+    callers = [p.name for p in (ROOT / "rdrop_paddle").rglob("*.py") if "scaled_dot_product_attention(" in p.read_text()]
+    assert callers == ["layers.py"]
+
+
+def test_the_attention_that_ran_is_told_by_its_gradient(monkeypatch):
+    assert attention_backend(64, "float32") == "plain"
+
+    class FlashAttnGradNode:
+        def name(self):
+            return type(self).__name__
+
+    class Result:
+        grad_fn = FlashAttnGradNode()
+
+    monkeypatch.setattr(layers, "attention", lambda *_: Result())
+    assert attention_backend(64, "float32") == "flash"

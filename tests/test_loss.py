@@ -1,11 +1,13 @@
 """The loss against its formula written out in numpy float64."""
 
+from itertools import combinations
+
 import numpy as np
 import paddle
 import pytest
+from paddle.nn import functional as F
 
-from rdrop_paddle import RDropLoss, UserError, compute_kl_loss, kl_loss
-from rdrop_paddle.loss import cross_entropy
+from rdrop_paddle import RDropLoss, UserError, compute_kl_loss, cross_entropy, kl_loss
 
 
 def log_softmax(x):
@@ -108,6 +110,16 @@ def test_padding_counts_for_nothing_not_even_when_it_is_nan(reduction):
     assert not p_tensor.grad.numpy()[mask].any() and p_tensor.grad.numpy()[~mask].all()
 
 
+def test_probabilities_in_the_padding_may_be_nan_too():
+    p, mask = np.ones([3, 4], "float32"), np.array([False, True, False])
+    label = np.full([3, 4], 0.25, "float32")
+    p[mask], label[mask] = np.nan, np.nan
+    p_tensor = tensor(p, gradient=True)
+    loss = RDropLoss()(p_tensor, tensor(p), tensor(label), tensor(mask))
+    loss.backward()
+    assert loss.item() == pytest.approx(np.log(4), rel=1e-6) and np.isfinite(p_tensor.grad.numpy()).all()
+
+
 @pytest.mark.parametrize("shape, ignored", [([4], -1), ([4, 1], -100)])
 def test_a_negative_label_is_no_class(shape, ignored):
     p, label = tensor(np.zeros([4, 7], "float32")), np.array([0, ignored, 6, 1])
@@ -152,6 +164,86 @@ def test_label_smoothing_and_soft_labels_are_one_formula(logits):
     expected = -(smooth * log_softmax(p)).sum(-1).mean()
     assert cross_entropy(tensor(p), tensor(label), label_smoothing=0.1).item() == pytest.approx(expected, rel=1e-6)
     assert cross_entropy(tensor(p), tensor(smooth.astype("float32"))).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("ignored, kind", [(-100, "int64"), (4, "int32"), (255, "uint8")])
+def test_ignored_labels_count_for_nothing_in_either_term_as_padding_does(ignored, kind):
+    rng = np.random.default_rng(2)
+    p, q = rng.normal(size=[2, 3, 5, 7]).astype("float32")
+    label = rng.integers(0, 4, [3, 5])
+    mask = np.zeros([3, 5], bool)
+    mask[:, 4], label[1:, :2] = True, ignored
+    kept = ~mask & (label != ignored)
+    criterion = RDropLoss(1.5, "batchmean", label_smoothing=0.1, ignore_index=ignored)
+    expected = [t.item() for t in RDropLoss(1.5, "batchmean", 0.1).terms(*(tensor(x[kept]) for x in (p, q, label)))]
+    p_tensor = tensor(p, gradient=True)
+    label = tensor(label.astype(kind))
+    found = criterion.terms(p_tensor, tensor(q), label, tensor(mask))
+    found[0].backward()
+    assert [t.item() for t in found] == pytest.approx(expected, rel=1e-5)
+    assert not p_tensor.grad.numpy()[~kept].any() and p_tensor.grad.numpy()[kept].all()
+    one_pass = cross_entropy(p_tensor, label.unsqueeze(-1), tensor(mask), ignore_index=ignored).item()
+    assert one_pass == pytest.approx(numpy_ce(p[kept], label.numpy().astype("int64")[kept]), rel=1e-6)
+
+
+def test_a_negative_label_that_is_not_the_ignored_one_is_nan():
+    p, label = tensor(np.zeros([3, 7], "float32")), tensor(np.array([0, -1, -100]))
+    assert np.isnan(cross_entropy(p, label, ignore_index=-100).item())
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("soft", [False, True])
+def test_class_weights_are_paddles(logits, label_smoothing, soft):
+    p, _, label = logits
+    rng = np.random.default_rng(3)
+    label = rng.dirichlet(np.ones(10), 8).astype("float32") if soft else label
+    weight = tensor(rng.uniform(0.1, 3, 10).astype("float32"))
+    ours, theirs = tensor(p, gradient=True), tensor(p, gradient=True)
+    found = cross_entropy(ours, tensor(label), weight=weight, label_smoothing=label_smoothing)
+    expected = F.cross_entropy(theirs, tensor(label), weight, soft_label=soft, label_smoothing=label_smoothing)
+    found.backward()
+    expected.backward()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    np.testing.assert_allclose(ours.grad.numpy(), theirs.grad.numpy(), atol=1e-7)
+
+
+def test_an_ignored_label_has_no_weight_as_in_paddle(logits):
+    p, _, label = logits
+    label[:3] = 6
+    weight = tensor(np.arange(1, 11, dtype="float32"))
+    found = cross_entropy(tensor(p), tensor(label), weight=weight, ignore_index=6).item()
+    assert found == pytest.approx(F.cross_entropy(tensor(p), tensor(label), weight, ignore_index=6).item(), rel=1e-6)
+    with_padding = cross_entropy(tensor(p), tensor(label), tensor(label == 6), weight=weight).item()
+    assert with_padding == found
+    assert cross_entropy(tensor(p), tensor(label), tensor(label < 10), weight=weight).item() == 0
+
+
+def test_class_weights_leave_the_kl_alone(logits):
+    p, q, label = (tensor(x) for x in logits)
+    weight = tensor(np.arange(1, 11, dtype="float32"))
+    ce, kl = kl_loss(weight=weight).terms(p, q, label)[1:]
+    assert kl.item() == kl_loss().terms(p, q, label)[2].item()
+    assert ce.item() == pytest.approx(sum(F.cross_entropy(x, label, weight).item() for x in (p, q)) / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+@pytest.mark.parametrize("reduction", ["sum", "batchmean"])
+def test_several_passes_are_means_over_passes_and_over_pairs(reduction, count):
+    rng = np.random.default_rng(4)
+    passes, label = rng.normal(0, 2, [count, 8, 10]).astype("float32"), rng.integers(0, 10, 8)
+    ce = np.mean([numpy_ce(p, label) for p in passes])
+    kl = np.mean([numpy_kl(p, q) for p, q in combinations(passes, 2)]) / {"sum": 1, "batchmean": 8}[reduction]
+    found = RDropLoss(0.5, reduction).of_passes([tensor(p) for p in passes], tensor(label))
+    assert [t.item() for t in found] == pytest.approx([ce + 0.5 * kl, ce, kl], rel=1e-6)
+
+
+def test_the_representation_shows_every_setting():
+    weight = tensor(np.array([1, 0.5], "float32"))
+    assert repr(RDropLoss(2.0, "mean", 0.1, True, -100, weight)) == (
+        "RDropLoss(alpha=2.0, reduction=mean, label_smoothing=0.1, stop_target_gradient=True, ignore_index=-100, "
+        "weight=[1. , 0.5])"
+    )
+    assert len(repr(RDropLoss(weight=paddle.ones([1000])))) < 200
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16", "float64"])

@@ -6,6 +6,7 @@ import re
 import statistics
 
 import pytest
+import yaml
 from conftest import BASE, ROOT
 
 from rdrop_paddle import load_config
@@ -144,3 +145,11 @@ def test_the_costs_are_those_that_were_measured(name, words):
     ratio = json.loads((SPEED / f"{name}.json").read_text())["ratio"]
     assert len(ratio["pairs"]) >= 5
     assert words.format(cost=1 / ratio["median"], ratio=ratio["median"]) in " ".join(README.split())
+
+
+def test_the_paper_to_cite_is_the_same_everywhere():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())["preferred-citation"]
+    authors = " and ".join(f"{author['family-names']}, {author['given-names']}" for author in cited["authors"])
+    for page in (README, CHINESE):
+        entry = dict(re.findall(r"^  (\w+) += \{(.*)\}", page, re.MULTILINE))
+        assert entry == dict(title=cited["title"], author=authors, booktitle=cited["collection-title"], year=str(cited["year"]))

@@ -14,6 +14,7 @@ import numpy as np
 import paddle
 import pytest
 from conftest import BASE, ROOT, Payload, logged
+from PIL import Image
 from safetensors.numpy import load_file
 
 from rdrop_paddle import build_model, load_config
@@ -60,6 +61,7 @@ def test_train_then_evaluate_then_resume(run_tool, tiny_overrides, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert [line for line in done.stderr.splitlines() if line in STEPS] == STEPS
     assert "global batch     64 = 32 (micro) x 1 (ranks) x 2 (accumulation)" in done.stdout
+    assert "attention        plain in float32, heads of width 8\n" in done.stdout
     assert "alpha 9.6 batchmean (officially 0.3, summed over micro-batches of 32)" in done.stdout
     folder = tmp_path / "output" / "tiny"
     found = {path.name for path in folder.iterdir()}
@@ -86,6 +88,16 @@ def test_train_then_evaluate_then_resume(run_tool, tiny_overrides, tmp_path):
     assert "resuming after update 3" in done.stdout
     again = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     assert again == final and latest(folder).name == "update-00000006"
+
+
+@pytest.mark.parametrize("streams", ["| head -3", ">&- 2>&-"])
+def test_training_goes_on_when_nobody_reads_what_it_says(tiny_overrides, tmp_path, streams):
+    words = [sys.executable, ROOT / "tools" / "train.py", "-c", BASE, "-o", *tiny_overrides, "train.steps=40"]
+    command = ["bash", "-o", "pipefail", "-c", f"{shlex.join(map(str, words))} {streams}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert len(done.stdout.splitlines()) == (3 if "head" in streams else 0)
+    assert "best weights  test" in (tmp_path / "output" / "tiny" / "train.log").read_text()
 
 
 @pytest.mark.launcher
@@ -276,6 +288,38 @@ def test_converted_weights_evaluate_as_the_original(run_tool, tiny_overrides, we
     (tmp_path / "data" / "kept.safetensors").write_bytes(weights.read_bytes())
     assert run_tool("convert_weights.py", "kept.safetensors", tmp_path / "y.pdparams", root=tmp_path / "data").returncode == 0
     assert "no weights at absent.npz, nor in" in error_of(run_tool("convert_weights.py", "absent.npz", tmp_path / "x.npz"))
+
+
+def test_every_tool_takes_the_average_on_demand_and_else_says_that_it_is_there(run_tool, tiny_overrides, weights, tmp_path):
+    arrays = {name: paddle.to_tensor(array) for name, array in load_file(str(weights)).items()}
+    average = arrays | {"head.bias": arrays["head.bias"] + 100 * paddle.eye(10)[3]}  # one that answers 3 to all
+    both, photo = tmp_path / "both.pdparams", tmp_path / "photo.png"
+    paddle.save({"model": arrays, "model_ema": average, "epoch": 3}, str(both))
+    Image.new("RGB", (8, 8)).save(photo)
+    use = ("-c", BASE, "--weights", both, "-o", *tiny_overrides, "eval.batch_size=64")
+    said, found = "the average model_ema left aside, --ema takes it", {}
+    for ema in ([], ["--ema"]):
+        done = {
+            "eval": run_tool("eval.py", *use, *ema),
+            "predict": run_tool("predict.py", photo, *use, *ema, "--top", "1"),
+            "export": run_tool("export.py", *use, *ema, "--output", tmp_path / f"exported{len(ema)}"),
+            "convert": run_tool("convert_weights.py", both, tmp_path / f"converted{len(ema)}.safetensors", *ema),
+        }
+        for tool, one in done.items():
+            text = one.stdout + one.stderr
+            assert one.returncode == 0 and (said in text) == (not ema) and "the average model_ema" in text, (tool, text)
+        found[bool(ema)] = last_line(done["eval"]), load_file(str(tmp_path / f"converted{len(ema)}.safetensors"))["head.bias"]
+    assert not (found[False][1] > 50).any() and (found[True][1] > 50).nonzero()[0] == [3] and found[False][0] != found[True][0]
+    done = run_tool("eval.py", "-c", BASE, "--weights", weights, "--ema", "-o", *tiny_overrides)
+    assert "holds no average of the weights (EMA): leave --ema out" in error_of(done)
+
+
+def test_weights_with_nan_end_an_evaluation_with_a_line_that_names_the_tensor(run_tool, tiny_overrides, weights):
+    arrays = load_file(str(weights))
+    arrays["head.weight"][3, 1] = np.nan
+    save_weights(arrays, weights)
+    done = run_tool("eval.py", "-c", BASE, "--weights", weights, "-o", *tiny_overrides)
+    assert done.returncode == 2 and "head.weight holds NaN or infinity" in error_of(done)
 
 
 @pytest.mark.slow

@@ -19,13 +19,14 @@ from rdrop_paddle import UserError, command_line, console
 
 def main():
     arguments = command_line.parser(__doc__)
-    arguments.add_argument("source", metavar="SOURCE", help="weight file, or a bare name under RDROP_DATA")
+    arguments.add_argument("source", metavar="SOURCE", help="weight file or folder, or a bare name under RDROP_DATA")
     arguments.add_argument("target", metavar="TARGET")
     arguments.add_argument(
         "--heads", type=command_line.positive, help="for .npz: attention heads, where neither SOURCE nor a released ViT tells"
     )
     arguments.add_argument("--float16", action="store_true", help="round the numbers to 16 bits")
     arguments.add_argument("--sha256", help="what the source's must be")
+    arguments.add_argument("--ema", action="store_true", help="take the average of the weights that SOURCE holds beside them")
     options = arguments.parse_args()
     if Path(options.target).exists():
         raise UserError(f"{options.target} exists already: choose another name")
@@ -34,11 +35,12 @@ def main():
     from rdrop_paddle.config import data_root
     from rdrop_paddle.vision.weight_claims import CLASSES, MODEL
     from rdrop_paddle.vision.weight_formats import read_weights, write_weights
-    from rdrop_paddle.vision.weights import Row, WeightReport, find_weights
     from rdrop_paddle.weights import belongings
+    from rdrop_paddle.weights.loading import find_weights
+    from rdrop_paddle.weights.report import Row, WeightReport
 
     source = find_weights(options.source, data_root())
-    weights = read_weights(source, options.sha256)
+    weights = read_weights(source, options.sha256, options.ema)
     rows = [
         Row(name, action, f"{origin} {list(weights.tensors[name].shape)}") for name, (action, origin) in weights.made.items()
     ]

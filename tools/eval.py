@@ -20,8 +20,9 @@ from rdrop_paddle.tasks import build_task
 
 def main():
     arguments = command_line.config_parser(__doc__)
-    arguments.add_argument("--weights", required=True, help="weight file, or a bare name under RDROP_DATA")
+    arguments.add_argument("--weights", required=True, help="weight file or folder, or a bare name under RDROP_DATA")
     arguments.add_argument("--sha256", help="what the weight file's must be")
+    arguments.add_argument("--ema", action="store_true", help="take the average of the weights that the file holds beside them")
     arguments.add_argument("--json", metavar="FILE", help="write the result there too")
     arguments.add_argument("--predictions", metavar="FILE", help="write the answer for each image there, as CSV")
     options = arguments.parse_args()
@@ -34,13 +35,13 @@ def main():
     from rdrop_paddle import ranks
     from rdrop_paddle.training import engine
     from rdrop_paddle.vision.class_predictions import Recorder
-    from rdrop_paddle.vision.weights import find_weights
+    from rdrop_paddle.weights.loading import find_weights
 
     rank, _ = ranks.start()
     task = build_task(config)
     weights = find_weights(options.weights, data_root())
     console.say(f"reading the weights {weights}")
-    report = task.load_weights(weights, sha256=options.sha256)
+    report = task.load_weights(weights, sha256=options.sha256, ema=options.ema)
     if rank == 0:
         print(report, flush=True)
     console.say(f"evaluating {task.size(config.eval.split):,} {config.unit}")

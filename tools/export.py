@@ -20,8 +20,9 @@ from rdrop_paddle import command_line, load_config
 
 def main():
     arguments = command_line.config_parser(__doc__)
-    arguments.add_argument("--weights", required=True, help="weight file, or a bare name under RDROP_DATA")
+    arguments.add_argument("--weights", required=True, help="weight file or folder, or a bare name under RDROP_DATA")
     arguments.add_argument("--sha256", help="what the weight file's must be")
+    arguments.add_argument("--ema", action="store_true", help="take the average of the weights that the file holds beside them")
     arguments.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="a new folder for the exported files")
     arguments.add_argument("--onnx", action="store_true", help="write inference.onnx too")
     options = arguments.parse_args()
@@ -32,12 +33,12 @@ def main():
     from rdrop_paddle.config import data_root
     from rdrop_paddle.vision import export
     from rdrop_paddle.vision.task import ImageClassification
-    from rdrop_paddle.vision.weights import find_weights
+    from rdrop_paddle.weights.loading import find_weights
 
     export.check_request(options.output, options.onnx)
     paddle.set_device("cpu")  # what is compared must not depend on a card and its TF32
     task = ImageClassification(config)
-    report = task.load_weights(find_weights(options.weights, data_root()), sha256=options.sha256)
+    report = task.load_weights(find_weights(options.weights, data_root()), sha256=options.sha256, ema=options.ema)
     print(report, flush=True)
     checks = export.export(task, options.output, report, onnx=options.onnx)
     print("\n".join(map(str, checks)))

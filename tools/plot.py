@@ -1,14 +1,14 @@
-"""Draw a figure as PNG: the curves of runs, an evaluation, accuracy against alpha or cost, or the method.
+"""Draw a figure: the curves of runs, an evaluation, accuracy against alpha or cost, or the method.
 
     python tools/plot.py log --arm baseline results/cifar100/full_baseline_seed* --arm R-Drop results/cifar100/full_rdrop_seed*
     python tools/plot.py log --arm theirs downloads/vdlrecords.1650000000.log --tag train/loss eval/acc
     python tools/plot.py test results/vit_ti16_cifar100_rdrop/predictions.csv
-    python tools/plot.py alpha results/cifar100/runs.csv --baseline few_baseline --runs few_rdrop few_rdrop_alpha4
-    python tools/plot.py cost results/cifar100/runs.csv --runs few_baseline few_rdrop few_shared4 few_shared8
+    python tools/plot.py alpha results/cifar100/runs.csv --baseline few_baseline --runs few_rdrop few_rdrop_alpha12
+    python tools/plot.py cost results/cifar100/runs.csv --runs few_baseline few_rdrop few_rdrop_shared4
     python tools/plot.py method
 
-They go to images/<name>.png, or to -o FILE. A run is its folder (metrics.jsonl), or any VisualDL log; predictions.csv is of
-`tools/eval.py --predictions`, runs.csv of tools/run_experiments.py.
+They go to images/<name>.png, or to -o FILE, which ends in .png, .pdf or .svg. A run is its folder (metrics.jsonl), or any
+VisualDL log; predictions.csv is of `tools/eval.py --predictions`, runs.csv of tools/run_experiments.py.
 """
 
 import sys

@@ -23,8 +23,9 @@ from rdrop_paddle.durability import files
 def main():
     arguments = command_line.config_parser(__doc__)
     arguments.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders that are searched for them")
-    arguments.add_argument("--weights", required=True, help="weight file, or a bare name under RDROP_DATA")
+    arguments.add_argument("--weights", required=True, help="weight file or folder, or a bare name under RDROP_DATA")
     arguments.add_argument("--sha256", help="what the weight file's must be")
+    arguments.add_argument("--ema", action="store_true", help="take the average of the weights that the file holds beside them")
     arguments.add_argument("--top", type=command_line.positive, default=5, metavar="N", help="classes an image (default 5)")
     arguments.add_argument("--passes", type=command_line.positive, metavar="N", help="passes with dropout, 2 or more")
     arguments.add_argument("--json", metavar="FILE", help="write the result there too; - prints it instead of the table")
@@ -36,13 +37,13 @@ def main():
     from rdrop_paddle.vision import attention_rollout, prediction
     from rdrop_paddle.vision.image_files import open_image
     from rdrop_paddle.vision.task import ImageClassification
-    from rdrop_paddle.vision.weights import find_weights
+    from rdrop_paddle.weights.loading import find_weights
 
     if options.attention and Path(options.attention).suffix.lower() not in attention_rollout.SUFFIXES:
         raise UserError(f"--attention {options.attention}: give a name that ends in {', '.join(attention_rollout.SUFFIXES)}")
     paths = prediction.find_images(options.images)
     task = ImageClassification(config)
-    report = task.load_weights(find_weights(options.weights, data_root()), sha256=options.sha256)
+    report = task.load_weights(find_weights(options.weights, data_root()), sha256=options.sha256, ema=options.ema)
     class_names = task.class_names()
     for option, path in (("--json", options.json), ("--attention", options.attention)):
         if path and path != "-":  # not after minutes of work

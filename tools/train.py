@@ -42,9 +42,8 @@ def main():
         command = supervision.command(__file__, options.config, options.override, options.ranks or 1)
         return supervision.supervise(command, restarts=options.supervise, resume=options.resume, progress=newest_checkpoint)
     ranks.start()
-    interruption = Interruption()
-    with Heartbeat(config.train.collective_timeout, interruption, newest_checkpoint):
-        return train(config, options.resume, interruption)
+    with Heartbeat(config.train.collective_timeout, newest_checkpoint):
+        return train(config, options.resume, Interruption())
 
 
 def train(config, resume, interruption):

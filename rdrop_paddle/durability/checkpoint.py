@@ -1,7 +1,8 @@
 """Checkpoints that resume a run: output/<name>/checkpoints/update-N/, and best.safetensors.
 
-A checkpoint holds model, momentum and, when on, ema as safetensors, state.json, and a manifest by which damage is found (see
-files.py). The file checkpoints/latest names the newest one, for people and scripts; resuming looks at the folders itself.
+A checkpoint holds model, the optimizer's state and, when on, ema as safetensors, whose headers say which they hold,
+state.json, and a manifest by which damage is found (see files.py). The file checkpoints/latest names the newest one, for
+people and scripts; resuming looks at the folders itself.
 """
 
 import hashlib
@@ -23,6 +24,7 @@ from . import files
 WEIGHT_FORMAT = "rdrop_paddle"  # in the header of weight files: whose names and layout the tensors have
 KEPT = 2  # checkpoints in a run folder
 BEST = "best.safetensors"
+STATE = "state.json"
 DAMAGED = ".damaged"  # behind the name of a checkpoint that did not verify
 
 
@@ -120,7 +122,7 @@ def compare(folder, saved, now, free):
 
 def load_state(folder):
     """The state that `save` was given."""
-    return json.loads((folder / "state.json").read_text())
+    return json.loads((folder / STATE).read_text())
 
 
 def load_arrays(folder, name):
@@ -128,12 +130,14 @@ def load_arrays(folder, name):
     return load_file(str(folder / f"{name}.safetensors"))
 
 
-def set_momentum(arrays, model, optimizer, shards):
-    """Give the optimizer this rank's share of what `momentum_arrays` gave."""
-    schedule = optimizer.state_dict()["LR_Scheduler"]  # Paddle wants it; it stays as it is and follows from the update
-    own = {p.name for p in shards.own}
-    velocities = {_momentum_key(p): paddle.to_tensor(arrays[name]) for name, p in model.named_parameters() if p.name in own}
-    optimizer.set_state_dict({"LR_Scheduler": schedule} | velocities)
+def holds(path, metadata):
+    """What a file of named arrays with these `metadata` in its header holds: "model" unless `save` wrote something else.
+
+    Checkpoints of before the header told are known by the files beside it.
+    """
+    path = Path(path).resolve()
+    in_checkpoint = (path.parent / STATE).exists() and (path.parent / files.MANIFEST).exists()
+    return metadata.get("holds", path.stem if in_checkpoint else "model")
 
 
 def save_best(run_folder, model, belongings=None, **metadata):
@@ -198,16 +202,6 @@ def set_parameters(model, arrays):
         parameter.set_value(paddle.to_tensor(arrays[name]).astype(parameter.dtype))
 
 
-def momentum_arrays(model, optimizer, shards):
-    """{name of the parameter: float32 array} of the optimizer's velocities, once it has made an update.
-
-    They do not depend on the sharding. All ranks must call it.
-    """
-    # Paddle 2 does not tell before the first update what it was given
-    state = optimizer._accumulators_holder | optimizer.state_dict()
-    return {name: np.asarray(shards.whole(p, state.get(_momentum_key(p)))) for name, p in model.named_parameters()}
-
-
 def _check_finite(arrays, run_folder):
     for name, array in arrays.items():
         if not np.isfinite(array).all():
@@ -217,8 +211,8 @@ def _check_finite(arrays, run_folder):
 def _files(state, arrays, belongings):
     """The (name, bytes) of a checkpoint, one at a time to spare memory."""
     for name, tensors in arrays.items():
-        yield f"{name}.safetensors", _weight_bytes(tensors, {"update": state["update"]}, belongings)
-    yield "state.json", files.json_bytes(state)
+        yield f"{name}.safetensors", _weight_bytes(tensors, {"update": state["update"], "holds": name}, belongings)
+    yield STATE, files.json_bytes(state)
 
 
 def _weight_bytes(arrays, metadata, belongings=None):
@@ -245,7 +239,3 @@ def _update(folder):
 
 def _all(run_folder):
     return sorted(p for p in (Path(run_folder) / "checkpoints").glob("update-*") if not p.suffix)
-
-
-def _momentum_key(parameter):
-    return f"{parameter.name}_velocity_0"  # the name that Paddle's Momentum gives it

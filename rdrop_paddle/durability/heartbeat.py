@@ -75,13 +75,12 @@ class Heartbeat:
 
     A rank that died or hangs ends this process with exit status 1 and a line on stderr, which names the rank and
     `last_checkpoint()`, at the latest after `timeout` seconds. When the block fails on account of another rank, as a
-    collective does whose partner died, it is named without waiting so long; so it is when `interruption` has been asked to
-    stop, as the launcher does when a rank of its machine has died.
+    collective does whose partner died, it is named without waiting so long; so it is when a signal has asked this process to
+    stop, as the launcher does when a rank of its machine has died. It must be entered in the main thread.
     """
 
-    def __init__(self, timeout, interruption, last_checkpoint):
+    def __init__(self, timeout, last_checkpoint):
         self._timeout = timeout
-        self._interruption = interruption
         self._last_checkpoint = last_checkpoint
         self._ended = threading.Event()
         self._now = 0.0  # seconds that this process has run, without those for which it was itself stopped
@@ -90,6 +89,11 @@ class Heartbeat:
     def __enter__(self):
         if ranks.count() > 1:
             self._ledger = Ledger(ranks.rank(), ranks.count())
+            # NCCL waits for a dead rank inside C, where Python's handlers do not run: what arrives is read from a pipe
+            self._signals, self._told = os.pipe()
+            for end in (self._signals, self._told):
+                os.set_blocking(end, False)
+            self._former = signal.set_wakeup_fd(self._told, warn_on_full_buffer=False)
             self._threads = [threading.Thread(target=work, daemon=True) for work in (self._exchange, self._watch)]
             for thread in self._threads:
                 thread.start()
@@ -109,6 +113,7 @@ class Heartbeat:
         self._ended.set()
         for thread in self._threads:
             thread.join(2 * INTERVAL)  # not for ever: the store may not answer any more
+        signal.set_wakeup_fd(self._former)
 
     def _exchange(self):
         """Send this rank's beats and hear the others'."""
@@ -127,7 +132,7 @@ class Heartbeat:
 
     def _watch(self):
         """End the process once a rank is missing. Not in the other thread, which waits when rank 0 is stopped."""
-        told, before = False, time.monotonic()
+        asked_to_stop, told, before = False, False, time.monotonic()
         while not self._ended.wait(INTERVAL):
             now = time.monotonic()
             self._now += min(now - before, 2 * INTERVAL)
@@ -136,10 +141,18 @@ class Heartbeat:
             line = self._ledger.silent(self._now, patience) or self._ledger.standing(self._now, self._timeout)
             if line and not self._ended.is_set():
                 self._give_up(line)
-            waits = self._interruption.signal is not None and self._ledger.idle(self._now) >= SILENCE
+            asked_to_stop = asked_to_stop or self._signal_came()
+            waits = asked_to_stop and self._ledger.idle(self._now) >= SILENCE
             if waits and not told and (line := self._ledger.silent(self._now, SILENCE)):
                 told = True  # and wait on: it may only be slow to save a checkpoint
                 self._print(line)
+
+    def _signal_came(self):
+        """Whether one that Python handles has reached this process since the last call."""
+        try:
+            return bool(os.read(self._signals, 4096))
+        except BlockingIOError:
+            return False
 
     def _explain(self, error=None):
         """End the process with the name of the rank on whose account it fails, if there is one."""

@@ -4,13 +4,6 @@ import csv
 import statistics
 from typing import Dict, List, NamedTuple
 
-from ..errors import UserError
-
-# 97.5 % quantiles of Student's t for 1, 2, ... 30 degrees of freedom
-T_975 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
 NOT_RUN = "not run"
 
 
@@ -39,17 +32,13 @@ def summary(experiments):
 
 
 def interval(differences):
-    """(mean, half the width of its 95 % interval by Student's t), the latter None for a single difference.
-
-    Raises:
-        UserError: there are more than 31.
-    """
+    """(mean, half the width of its 95 % interval by Student's t), the latter None for a single difference."""
     if len(differences) == 1:
         return differences[0], None
-    if len(differences) > len(T_975) + 1:
-        raise UserError(f"{len(differences)} pairs of seeds: the table of t quantiles ends at {len(T_975) + 1}")
+    import scipy.stats  # takes a second to import, which only the tables have a use for
+
     error = statistics.stdev(differences) / len(differences) ** 0.5
-    return statistics.mean(differences), T_975[len(differences) - 2] * error
+    return statistics.mean(differences), float(scipy.stats.t.ppf(0.975, len(differences) - 1)) * error
 
 
 def _outcomes(experiments):

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..config import Config, check_ranks, flatten
-from ..config_layers import in_one_line, read_yaml
+from ..config_layers import in_one_line, overlay, read_yaml
 from ..durability import files, supervision
 from ..errors import UserError
 from . import published
@@ -106,7 +106,7 @@ def load_table(path, load_config):
     """
     path = Path(path)
     try:
-        table = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Table), read_yaml(path)))
+        table = OmegaConf.to_object(overlay(OmegaConf.structured(Table), read_yaml(path)))
     except (OmegaConfBaseException, TypeError, ValueError) as error:
         raise UserError(in_one_line(path, error)) from None
     _check_runs(path, table)

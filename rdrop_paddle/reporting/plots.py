@@ -5,13 +5,18 @@ apart; the background is white, so that the pictures can be read on a dark page.
 """
 
 import csv
+import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
+from ..console import say
 from ..errors import UserError
+from . import fonts
 from .curves import curve
 
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
@@ -19,8 +24,15 @@ COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 MOST_POINTS = 60  # of a curve; a figure with more, each of one noisy batch, shows little else than noise
 LOSSES = {"train/loss": "loss", "train/ce": "cross entropy alone"}
 SPLITS = {"val": "held-out", "test": "test"}
-STYLE = {
+FORMATS = {  # by suffix: the metadata to leave out, dates and versions
+    ".png": ("Software",),
+    ".pdf": ("Creator", "Producer", "CreationDate"),
+    ".svg": ("Creator", "Date"),
+}
+OF_THE_USER = [key for key in matplotlib.rcParams if key.startswith("font.") or key == "axes.unicode_minus"]
+STYLE = {key: matplotlib.rcParams[key] for key in OF_THE_USER} | {
     "savefig.dpi": 200,
+    "svg.hashsalt": "the same names of parts every time",
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -34,20 +46,37 @@ STYLE = {
     "legend.title_fontsize": 8.5,
     "mathtext.fontset": "stix",
 }
-styled = matplotlib.style.context(["default", STYLE])  # whatever the user's matplotlibrc says
+styled = matplotlib.style.context(["default", STYLE])  # of the user's matplotlibrc the fonts only
 
 
 @styled
 def save(figure, path):
-    """Write a PNG; the same figure gives the same bytes.
+    """Write the format that the suffix says, one of FORMATS; the same figure gives the same bytes.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: another suffix, or the file cannot be written.
     """
+    suffix = Path(path).suffix.lower()
+    if suffix not in FORMATS:
+        raise UserError(f"{path}: a figure's name ends in {', '.join(FORMATS)}")
     try:
-        figure.savefig(path, format="png", metadata={"Software": None})
+        with warnings.catch_warnings():
+            _choose_fonts(figure, path)
+            figure.savefig(path, format=suffix[1:], metadata=dict.fromkeys(FORMATS[suffix]))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _choose_fonts(figure, path):
+    """Have what is no ASCII drawn by fonts that have the characters, or say that there are none."""
+    texts = [text for text in figure.findobj(Text) if not text.get_text().isascii()]
+    families, missing = fonts.families_for("".join(text.get_text() for text in texts))
+    for text in texts:
+        text.set_fontfamily(families)
+    if missing:
+        some = "".join(sorted(missing)[:10])
+        say(f"no font on this machine has {some}: boxes in {path}; install one, such as Debian's fonts-noto-cjk")
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # one for each character
 
 
 @styled

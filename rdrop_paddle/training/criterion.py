@@ -9,9 +9,10 @@ class Criterion:
     """The loss of one micro-batch by the sections `rdrop` and `train` of a Config: of one pass the cross entropy alone."""
 
     def __init__(self, config):
-        rdrop = config.rdrop
+        rdrop, self.label_smoothing = config.rdrop, config.train.label_smoothing
         self.passes = rdrop.passes
-        self.of_two = RDropLoss(rdrop.alpha, rdrop.reduction, stop_target_gradient=rdrop.stop_target_gradient)
+        settings = dict(label_smoothing=self.label_smoothing, stop_target_gradient=rdrop.stop_target_gradient)
+        self.of_two = RDropLoss(rdrop.alpha, rdrop.reduction, **settings)
 
     def __call__(self, logits, labels, pad_mask=None):
         """(loss, cross entropy, KL, positions): float32 scalars, the first three means over the unmasked positions.
@@ -25,5 +26,5 @@ class Criterion:
             positions = paddle.full([], labels.size, "float32") if pad_mask is None else (~pad_mask).astype("float32").sum()
             if self.passes > 1:
                 return (*self.of_two.terms(*logits.chunk(2), labels, pad_mask), positions)
-            ce = cross_entropy(logits, labels, pad_mask)
+            ce = cross_entropy(logits, labels, pad_mask, label_smoothing=self.label_smoothing)
             return ce, ce, paddle.zeros_like(ce), positions

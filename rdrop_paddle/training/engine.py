@@ -2,7 +2,7 @@
 
 A task is one object, that of vision/task.py for instance, with
 
-- `model`, a paddle.nn.Layer; `load_initial_weights()`, and `load_weights(path, sha256)` -> a report
+- `model`, a paddle.nn.Layer; `load_initial_weights()`, and `load_weights(path, sha256, ema)` -> a report
 - `read_splits()`, and `size(split)`: how many samples
 - `batches(split, first_update)`: this rank's micro-batches, lists of tensors of which the last holds the samples' indices; for
   "train" without end, for any other split once, each sample on one rank
@@ -30,8 +30,8 @@ def train(trainer, log, interruption=None):
     """Train from where `trainer` stands to `train.steps`, with checkpoints and evaluations in the run folder of `log`.
 
     The best weights by the held-out part (the last ones when there is none) are saved as best.safetensors; at the end
-    they are loaded and `eval.split` is read once. Returns its score, or None when `interruption` ended training: then there
-    is a checkpoint of the last update.
+    they are loaded and `eval.split` is read once, in float32. Returns its score, or None when `interruption` ended training:
+    then there is a checkpoint of the last update.
 
     Raises:
         FloatingPointError: more losses or gradients that are not finite than may be skipped, before anything of it is saved.
@@ -77,12 +77,12 @@ def train(trainer, log, interruption=None):
             clock.restart()
         if stops:
             return _say_stopped(trainer, log, interruption)
+    trainer.task.model.to(dtype="float32")  # after O2; what is reported is what tools/eval.py finds
     checkpoint.load_best(log.folder, trainer.task.model)
-    score = evaluate(trainer.task, config.eval.split, trainer.amp, interruption)
+    score = evaluate(trainer.task, config.eval.split, None, interruption)
     if score is None:
         return _say_stopped(trainer, log, interruption)
     log.evaluation(steps, config.eval.split, score, final=True)
-    log.outcome(trainer.task.in_words(score))
     log.outcome(trainer.task.in_words(score))
     return score
 

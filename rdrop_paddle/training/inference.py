@@ -102,7 +102,7 @@ def save(layer, specification, prefix):
     """
     # calls are recorded as they are; Paddle's translation of their source code would take several seconds
     paddle.jit.ignore_module(list({sys.modules[type(part).__module__] for part in layer.sublayers(include_self=True)}))
-    with _hidden_warnings():
+    with _hidden_warnings(), _linear_as_product_and_sum():
         paddle.jit.save(layer, str(prefix), input_spec=specification)
     program = next(path for path in (f"{prefix}.json", f"{prefix}.pdmodel") if os.path.exists(path))
     Path(f"{prefix}.pdiparams.info").unlink(missing_ok=True)  # of Paddle 2, for going on with training
@@ -144,6 +144,21 @@ def _return_freed_memory():
     """What exporting and the layer's weights took goes to the engine instead of beside it."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)
+
+
+@contextlib.contextmanager
+def _linear_as_product_and_sum():
+    """A GPU build of Paddle 3.3 has an operator of its own for F.linear, which neither paddle2onnx nor oneDNN's passes know."""
+    flag = "FLAGS_use_legacy_linear"
+    try:
+        before = paddle.get_flags(flag)
+    except ValueError:  # of a Paddle that has no such operator
+        before = {}
+    paddle.set_flags(dict.fromkeys(before, True))
+    try:
+        yield
+    finally:
+        paddle.set_flags(before)
 
 
 @contextlib.contextmanager

@@ -45,13 +45,14 @@ class Shards:
 
     @paddle.no_grad()
     def whole(self, parameter, state):
-        """The owner's optimizer state of `parameter`, a tensor of its shape, on every rank; the others pass None.
+        """The owner's optimizer state of `parameter`, a float32 tensor, on every rank; the others pass one of its shape.
 
         All ranks must call it.
         """
         if self.stage == 0:
             return state
-        copy = paddle.zeros(parameter.shape) if state is None else state.clone()
+        copy = paddle.zeros(state.shape)  # on the device: of AdamW Paddle keeps two numbers on the host
+        paddle.assign(state, copy)
         distributed.broadcast(copy, src=self._owner[parameter.name])
         return copy
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 import time
 from dataclasses import asdict
 
@@ -14,7 +15,8 @@ from ..console import reported
 from ..durability import checkpoint
 from ..errors import UserError
 from .ema import WeightAverage
-from .schedule import WarmupCosine
+from .optimizers import OptimizerState, build_optimizer
+from .schedule import Schedule, learning_rate
 from .sharding import Shards
 from .update_figures import Pending, describe_failure, fetch_all, is_finite, move_if_finite
 
@@ -46,15 +48,11 @@ class Trainer:
         train_config = config.train
         if train_config.recompute and not can_recompute():
             raise UserError(f"train.recompute needs Paddle 3 on a CPU, and this is {paddle.__version__}: train.recompute=false")
-        self.schedule = WarmupCosine(steps=train_config.steps, warmup_steps=train_config.warmup_steps, peak=train_config.lr)
+        self.schedule = Schedule(learning_rate(train_config))
         self.shards = Shards(task.model.parameters(), train_config.sharding)
-        self.optimizer = paddle.optimizer.Momentum(
-            learning_rate=self.schedule,
-            momentum=train_config.momentum,
-            parameters=self.shards.own,
-            weight_decay=train_config.weight_decay or None,
-        )
+        self.optimizer = build_optimizer(train_config, self.schedule, self.shards.own)
         self._set_precision(train_config)
+        self.optimizer_state = OptimizerState(train_config, self.optimizer, task.model, self.shards)
         self.batches = iter(task.batches("train"))
         ranks.wait_for_all()  # reading the data may take one of them longer
         self.data_parallel = self.ranks > 1 and self.shards.stage < 2  # it averages over the ranks; Shards adds up
@@ -65,7 +63,8 @@ class Trainer:
 
     def _set_precision(self, train_config):
         self.amp = dict(enable=train_config.amp != "off", dtype=train_config.amp_dtype)
-        self.scaler = None
+        self.scales = self.amp["enable"] and train_config.amp_dtype == "float16"
+        self.scaler = None  # until the first micro-batch shows what it will have to scale
         if not self.amp["enable"]:
             return
         if paddle.get_device() == "cpu":
@@ -78,8 +77,6 @@ class Trainer:
             self.task.model, self.optimizer = paddle.amp.decorate(
                 self.task.model, self.optimizer, level="O2", dtype=train_config.amp_dtype, master_grad=True
             )
-        if train_config.amp_dtype == "float16":
-            self.scaler = paddle.amp.GradScaler()
 
     def read(self):
         """The micro-batches of the next update, and the seconds spent waiting for them."""
@@ -111,9 +108,8 @@ class Trainer:
 
     def _moving(self):
         """{name: tensor} of all that an update changes."""
-        momentum = {name: t for name, t in self.optimizer.state_dict().items() if isinstance(t, paddle.Tensor)}
         averages = {f"average of {name}": tensor for name, tensor in self.average.tensors.items()}
-        return dict(self.task.model.named_parameters()) | momentum | averages
+        return dict(self.task.model.named_parameters()) | self.optimizer_state.tensors() | averages
 
     def fetch(self, run_folder):
         """The FIGURES of the last update as {name: float}, and with skip_nonfinite how many were skipped so far.
@@ -159,6 +155,8 @@ class Trainer:
         """Forward and backward of one micro-batch: [loss, ce, kl, 1] times its positions."""
         with paddle.amp.auto_cast(**self.amp):
             loss, ce, kl, positions = self.task.loss_terms(self.model, batch, self.config.rdrop.passes)
+        if self.scales and self.scaler is None:
+            self.scaler = paddle.amp.GradScaler(init_loss_scaling=_initial_scale(positions))
         weighted = loss * positions
         (self.scaler.scale(weighted) if self.scaler else weighted).backward()
         return paddle.stack([weighted, ce * positions, kl * positions, positions]).detach()
@@ -200,7 +198,7 @@ class Trainer:
         """
         # O2 trains float32 copies inside the optimizer, which a checkpoint does not hold: such a run cannot be resumed
         if self.config.train.amp != "O2":
-            arrays = dict(momentum=checkpoint.momentum_arrays(self.task.model, self.optimizer, self.shards))
+            arrays = self.optimizer_state.arrays()
             if self.rank == 0:
                 arrays |= dict(model=checkpoint.model_arrays(self.task.model))
                 arrays |= dict(ema=self.average.arrays()) if self.config.train.ema_decay is not None else {}
@@ -219,10 +217,19 @@ class Trainer:
         self.schedule.step(self.updates_done)
         self.notes += checkpoint.compare(folder, state, self.state(), free=self.config.changeable())
         checkpoint.set_parameters(self.task.model, checkpoint.load_arrays(folder, "model"))
-        checkpoint.set_momentum(checkpoint.load_arrays(folder, "momentum"), self.task.model, self.optimizer, self.shards)
+        self.optimizer_state.load({slot: checkpoint.load_arrays(folder, slot) for slot in self.optimizer_state.slots})
         if self.config.train.ema_decay is not None:
             self.average.load(checkpoint.load_arrays(folder, "ema"))
         self.batches = iter(self.task.batches("train", self.updates_done + 1))
+
+
+def _initial_scale(positions):
+    """Where float16's loss scaling begins, for a loss that is a sum over so many positions: as usual, 2^16 times a mean.
+
+    The same on every rank, because their gradients are added up; waits for the device.
+    """
+    mean = ranks.total(int(positions.numpy())) / ranks.count()
+    return 2.0 ** (16 - round(math.log2(max(mean, 1))))
 
 
 def _dropout_seed(seed, update, rank):

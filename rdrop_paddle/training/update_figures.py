@@ -1,4 +1,4 @@
-"""What an update tells of itself: its figures, which stay on the device until somebody looks, and its time.
+"""What an update tells of itself: its figures, which stay on the device until somebody looks, its time and its memory.
 
 An update whose loss or gradient is not finite can be left out, which the device decides by itself.
 """
@@ -32,8 +32,7 @@ def move_if_finite(figures, move, moving):
     move()
     finite = paddle.isfinite(paddle.stack([figures[FIGURES.index(name)] for name in WATCHED])).all()
     for name, tensor in moving().items():
-        old = before[name] if name in before else paddle.zeros_like(tensor)  # the first update creates the momentum
-        paddle.assign(paddle.where(finite.expand_as(tensor), tensor, old), tensor)
+        paddle.assign(paddle.where(finite.expand_as(tensor), tensor, before[name]), tensor)
 
 
 def fetch_all(pending):
@@ -73,12 +72,22 @@ class Clock:
         self._positions += positions
 
     def lap(self, unit):
-        """Positions per second over all ranks, called by `unit`, and seconds per update for reading and in all; a new lap."""
+        """Positions per second over all ranks, called by `unit`, seconds per update for reading and in all, GB; a new lap."""
         elapsed, updates = time.perf_counter() - self._start, self._updates
         found = {
             f"{unit}_per_second": self._positions / elapsed,
             "reader_cost": self._reading / updates,
             "batch_cost": elapsed / updates,
+            "peak_memory": peak_memory(),
         }
         self.restart()
         return found
+
+
+def peak_memory():
+    """GB that this rank has held at most since it began: of its GPU as Paddle allocated them, on a CPU resident."""
+    if paddle.get_device() != "cpu":
+        return paddle.device.cuda.max_memory_allocated() / 1e9
+    import resource  # Windows has none
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts in kB

@@ -1,9 +1,6 @@
 """The numbers of the named Vision Transformers; to know them takes no Paddle."""
 
-import difflib
-from dataclasses import replace
-
-from ..errors import UserError
+from .. import named_sizes
 
 ARCHITECTURES = {
     "vit_ti16": dict(patch_size=16, embed_dim=192, depth=12, num_heads=3, mlp_ratio=4.0),
@@ -18,17 +15,5 @@ ARCHITECTURES = {
 
 
 def with_numbers(config):
-    """The ModelConfig with the numbers of its name in the places that are None.
-
-    Raises:
-        UserError: an unknown name, or a number missing.
-    """
-    if config.name not in ARCHITECTURES:
-        near = difflib.get_close_matches(config.name, ARCHITECTURES, n=1, cutoff=0)[0]
-        raise UserError(f"model.name is {config.name!r}: did you mean {near}? Known: {', '.join(ARCHITECTURES)}")
-    known = ARCHITECTURES[config.name]
-    config = replace(config, **{key: number for key, number in known.items() if getattr(config, key) is None})
-    missing = [key for key in ARCHITECTURES["vit_b16"] if getattr(config, key) is None]
-    if missing:
-        raise UserError(f"model.name {config.name} has no {', '.join(missing)}: set model.{missing[0]}")
-    return config
+    """The ModelConfig with the numbers of its name in the places that are None; raises as `named_sizes.with_numbers`."""
+    return named_sizes.with_numbers(config, ARCHITECTURES)

@@ -23,8 +23,8 @@ class ModelConfig:
     epsilon: float = within(above=0)
     weights: str
     keep_head: bool
-    mean: List[float]
-    std: List[float]
+    mean: List[float] = within(low=0, length=3)  # noqa: RUF009
+    std: List[float] = within(above=0, length=3)  # noqa: RUF009
 
 
 @dataclass
@@ -59,14 +59,19 @@ class ImageClassificationConfig(Config):
         for key in ("batch_size", "micro_batch_size"):
             if getattr(self.train, key) is None:
                 raise UserError(f"train.{key} is null: give the number of images")
+        if self.rdrop.alpha > 0 and self.model.drop_rate == self.model.proj_drop_rate == 0:
+            raise UserError(
+                "model.drop_rate is 0, so that the two passes would not differ and their KL would be 0: "
+                "set for example model.drop_rate=0.1, or rdrop.alpha=0"
+            )
         if self.model.keep_head and not self.model.weights:
             raise UserError("model.keep_head is true but model.weights is empty: there is no head to keep")
-        for key in ("mean", "std"):
-            numbers = getattr(self.model, key)
-            if len(numbers) != 3 or not all(0 <= n < float("inf") and (n > 0 or key == "mean") for n in numbers):
-                raise UserError(f"model.{key} is {numbers}: give three numbers for red, green and blue, such as [0.5,0.5,0.5]")
         if self.eval.split == "val" and not self.has_held_out():
             raise UserError("eval.split is val but data.val_fraction is 0, which holds out nothing: raise it")
+
+    def official_alpha(self):
+        rdrop = self.rdrop
+        return f"officially {rdrop.alpha / 32:g}, summed over micro-batches of 32" if rdrop.reduction == "batchmean" else ""
 
     def has_held_out(self):
         return self.data.val_fraction > 0

@@ -9,6 +9,8 @@ import importlib.util
 import json
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +24,15 @@ from ..training import inference
 NAME = "inference"  # of the model's files, as in PaddleClas
 ONNX = f"{NAME}.onnx"
 OPSET = 17  # of ONNX, the first to have LayerNormalization
+# a program for a process of its own; given the target's path, paddle2onnx would fold constants by a tool that installs
+# packages unasked
+CONVERSION = f"""
+import sys, paddle2onnx
+program, parameters, target = sys.argv[1:]
+with open(target, "wb") as file:
+    file.write(paddle2onnx.export(program, parameters, opset_version={OPSET}))
+"""
+LOGITS = "logits"  # name of the result in ONNX
 DESCRIPTION = "description.json"
 PROGRAM_BYTES = 2**20  # more than any ViT's program takes without its parameters
 BATCHES = (1, 2, 5, 16)  # images in the batches that are compared
@@ -71,7 +82,7 @@ def export(task, folder, weights, *, onnx=False):
         weights: the WeightReport of loading them.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, or paddle2onnx fails.
     """
     notes = describe(task, weights)
     task.model.eval()
@@ -134,19 +145,42 @@ def _check_space(model, folder, copies):
 
 def _save_onnx(program, parameters, path, notes):
     """Convert the model's files to one at `path`, with JSON values as its metadata; from images [N, 3, S, S] to logits."""
-    import onnx
     import onnxruntime
-    import paddle2onnx
 
-    # given a path, paddle2onnx would fold constants by a tool that installs packages unasked
-    converted = onnx.load_model_from_string(paddle2onnx.export(program, parameters, opset_version=OPSET))
+    # paddle2onnx aborts its process at an operator that it does not know
+    command = [sys.executable, "-c", CONVERSION, program, parameters, str(path)]
+    converted = subprocess.run(command, capture_output=True, text=True)
+    if converted.returncode:
+        *_, last = ["no word", *converted.stderr.strip().splitlines()]
+        raise UserError(f"--onnx: paddle2onnx ended with status {converted.returncode}: {last}")
+    files.write_file(path, _finished(path.read_bytes(), notes))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda images: session.run([LOGITS], {"images": images})[0]
+
+
+def _finished(converted, notes):
+    """paddle2onnx's model, bytes, with the weights as initializers, where tools such as onnxruntime's quantize_dynamic look.
+
+    It has them as outputs of nodes, some of which nothing uses, and calls the result "fetch_name_0". `notes` become metadata.
+    """
+    import onnx
+
+    model = onnx.load_from_string(converted)
+    graph, (result,) = model.graph, model.graph.output
+    used = {name for node in graph.node for name in node.input}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.output[0] in used:
+            graph.initializer.add().CopyFrom(node.attribute[0].t)
+            graph.initializer[-1].name = node.output[0]
+    nodes = [node for node in graph.node if node.op_type != "Constant"]
+    (last,) = [node for node in nodes if result.name in node.output]
+    last.output[0] = result.name = LOGITS
+    del graph.node[:]
+    graph.node.extend(nodes)
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in notes.items()}
-    onnx.helper.set_model_props(converted, texts)
-    files.write_file(path, converted.SerializeToString())
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; paddle2onnx leaves constants that nothing uses, each worth a warning
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(None, {"images": images})[0]
+    onnx.helper.set_model_props(model, texts)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
 
 
 def _compare(model, size, runtimes):

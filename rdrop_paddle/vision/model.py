@@ -13,7 +13,7 @@ from paddle import nn
 from paddle.distributed.fleet.utils import recompute as recompute_in_backward
 
 from ..errors import UserError
-from ..layers import Dropout, LayerNorm, Linear
+from ..layers import Dropout, LayerNorm, Linear, attention, repeated
 from .architectures import with_numbers
 
 OF_INPUT = ("name", "weights", "keep_head", "mean", "std")  # keys of the section that are no arguments of the model
@@ -82,14 +82,14 @@ class VisionTransformer(nn.Layer):
         x = paddle.concat([class_token, x], axis=1)
         x = x + self.pos_embed  # [N, L, D]
         if shared_blocks == 0:
-            x = _repeated(x, passes)
+            x = repeated(x, passes)
         x = self.pos_drop(x)
         for index, block in enumerate(self.blocks):
             outputs = 1 if index == len(self.blocks) - 1 else None  # the head sees the class token alone
             # DataParallel does not see the gradients of Paddle's reentrant way
             x = recompute_in_backward(block, x, outputs, use_reentrant=False) if recompute else block(x, outputs)
             if index + 1 == shared_blocks:
-                x = _repeated(x, passes)
+                x = repeated(x, passes)
         return self.head(self.norm(x[:, 0]))
 
 
@@ -100,10 +100,6 @@ def _check_size(images, side):
         raise UserError(
             f"images of {height} x {width} pixels for a model of {side} x {side}: resize them, or build it for their size"
         )
-
-
-def _repeated(x, passes):
-    return paddle.concat([x] * passes) if passes > 1 else x
 
 
 class PatchEmbed(nn.Layer):
@@ -150,7 +146,7 @@ class Attention(nn.Layer):
         query, key, value = (t.reshape(heads) for t in self.qkv(x).chunk(3, axis=-1))  # [N, L, H, D/H] each
         if outputs is not None:
             query = query[:, :outputs]
-        mixed = F.scaled_dot_product_attention(query, key, value)  # [N, L, H, D/H]
+        mixed = attention(query, key, value)  # [N, L, H, D/H]
         return self.proj_drop(self.proj(mixed.flatten(2)))
 
 

@@ -7,12 +7,14 @@ from .. import ranks
 from ..config import accumulation, data_root
 from ..console import reported, say
 from ..errors import UserError
+from ..layers import attention_backend
 from ..training.criterion import Criterion
 from ..training.inference import for_evaluation
+from ..weights.loading import find_weights
 from . import data, pixels, weight_claims
 from .augmentation import Augmentation
 from .model import build_model
-from .weights import find_weights, load_weights
+from .weights import load_weights
 
 EXAMPLES = 16  # images that VisualDL shows
 
@@ -50,9 +52,9 @@ class ImageClassification:
             weight_claims.check(path, config, any_size=True)
             self.kept_names = weight_claims.class_names(path, config.classes) if config.keep_head else None
 
-    def load_weights(self, path, sha256=None):
-        """Load trained weights, head and all; the WeightReport. Errors: see weights.load_weights and weight_claims."""
-        report = load_weights(self.model, path, sha256=sha256)
+    def load_weights(self, path, sha256=None, ema=False):
+        """Load trained weights, head and all; the WeightReport. Arguments and errors: see weights.py and weight_claims.py."""
+        report = load_weights(self.model, path, sha256=sha256, ema=ema)
         weight_claims.check(path, self.config.model)
         self.kept_names = weight_claims.class_names(path, self.config.model.classes)
         return report
@@ -144,9 +146,12 @@ class ImageClassification:
     def describe(self):
         """{what: words} for the start of a run."""
         train, count = self.config.train, self.size("train")
+        precision = "float32" if train.amp == "off" else train.amp_dtype
+        width = self.model.cls_token.shape[-1] // self.model.blocks[0].attn.num_heads
         in_micro_batches = f"{train.micro_batch_size} (micro) x {self.ranks} (ranks) x {accumulation(train, self.ranks)}"
         return {
             "initial weights": f"{self.weight_report or 'random, or those of the checkpoint'}",
+            "attention": f"{attention_backend(width, precision)} in {precision}, heads of width {width}",
             "global batch": f"{train.batch_size} = {in_micro_batches} (accumulation)",
             "training images": f"{count:,}, {count // train.batch_size} updates an epoch, {train.steps} updates in all",
         }

@@ -12,10 +12,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from rdrop_paddle import ranks
 from rdrop_paddle.durability.heartbeat import Heartbeat
-from rdrop_paddle.durability.interruption import Interruption
 
 rank, _ = ranks.start()
-with Heartbeat(5, Interruption(), lambda: "none"):
+with Heartbeat(5, lambda: "none"):
     ranks.progress.signs += 1
     if rank == 1:
         time.sleep(100)

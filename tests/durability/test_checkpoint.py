@@ -23,16 +23,24 @@ def trained(tiny_config, tmp_path):
     return trainer, tmp_path
 
 
-def test_weights_momentum_and_learning_rate_come_back(trained, tiny_config):
-    trainer, folder = trained
+@pytest.mark.parametrize(
+    "optimizer, slots",
+    [("momentum", ["momentum"]), ("adamw", ["first_moment", "second_moment", "beta1_power", "beta2_power"])],
+)
+def test_weights_momentum_and_learning_rate_come_back(tiny_config, tmp_path, optimizer, slots):
+    config, folder = tiny_config(f"train.optimizer={optimizer}"), tmp_path
+    trainer = Trainer(ImageClassification(config), config)
+    for _ in range(2):
+        trainer.step(trainer.read()[0])
     trainer.best = 0.25
     trainer.save(folder)
+    assert {path.stem for path in checkpoint.latest(folder).glob("*.safetensors")} == {"model", *slots}
     paddle.seed(9)
-    other = Trainer(ImageClassification(tiny_config()), tiny_config())
+    other = Trainer(ImageClassification(config), config)
     other.restore(folder)
     assert (other.updates_done, other.best) == (2, 0.25)
     assert other.optimizer.get_lr() == trainer.optimizer.get_lr()
-    arrays = lambda t: (checkpoint.model_arrays(t.task.model), checkpoint.momentum_arrays(t.task.model, t.optimizer, t.shards))  # noqa: E731
+    arrays = lambda t: (checkpoint.model_arrays(t.task.model), *t.optimizer_state.arrays().values())  # noqa: E731
     for saved, loaded in zip(arrays(trainer), arrays(other)):
         assert saved.keys() == loaded.keys() and len(saved) == len(list(trainer.task.model.parameters()))
         assert all(saved[name].tobytes() == loaded[name].tobytes() and saved[name].any() for name in saved)
@@ -151,6 +159,23 @@ def test_best_weights_name_their_origin_and_load_as_any_weights(trained):
     with safe_open(str(folder / "best.safetensors"), framework="numpy") as file:
         assert file.metadata() == {"format": "rdrop_paddle", "update": "2", "val_accuracy": "0.5"}
     assert load_weights(trainer.task.model, folder / "best.safetensors").names("loaded")
+
+
+def test_a_checkpoints_model_and_average_are_weights_and_its_momentum_is_not(two_checkpoints, tmp_path):
+    folder, config = two_checkpoints
+    model, newest = ImageClassification(config).model, checkpoint.latest(folder)
+    for name in ("model", "ema"):
+        assert load_weights(model, newest / f"{name}.safetensors").names("loaded")
+    momentum = newest / "momentum.safetensors"
+    moved = momentum.rename(tmp_path / "moved.safetensors")  # the header tells
+    message = "holds the momentum of a training run and no weights: give model.safetensors beside it"
+    with pytest.raises(UserError, match=message):
+        load_weights(model, moved)
+    checkpoint.save_weights(checkpoint.model_arrays(model), momentum, update=4)  # as before the header told: its place tells
+    with pytest.raises(UserError, match=message):
+        load_weights(model, momentum)
+    checkpoint.save_weights(checkpoint.model_arrays(model), tmp_path / "momentum.safetensors")  # a name alone tells nothing
+    assert load_weights(model, tmp_path / "momentum.safetensors").names("loaded")
 
 
 def test_damaged_or_absent_best_weights_are_a_user_error(trained):

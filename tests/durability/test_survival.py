@@ -40,6 +40,18 @@ def wait_until(condition, seconds=60):
     return found
 
 
+def end(process):
+    """End a process, and those that it has started."""
+    pids, found = [], [process.pid] if process.poll() is None else []
+    while found:
+        pids += found
+        found = [child for pid in found for child in children(pid)]
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
 class Job:
     """tools/train.py in the run folder output/<name>, under the launcher when `ranks` are given."""
 
@@ -73,14 +85,7 @@ class Job:
         return self.process.wait(seconds), time.monotonic() - start
 
     def end(self):
-        pids, found = [], [self.process.pid] if self.process.poll() is None else []
-        while found:
-            pids += found
-            found = [child for pid in found for child in children(pid)]
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self.process.wait()
+        end(self.process)
 
 
 @pytest.fixture
@@ -194,6 +199,23 @@ def test_a_rank_whose_main_thread_alone_hangs_is_named(run_tool, tmp_path):
     assert re.search(
         r"^error: rank 1 has made no progress for \d+ s while the others waited, hanging;", done.stdout, re.MULTILINE
     )
+
+
+@pytest.mark.launcher
+def test_a_rank_that_is_killed_is_named_by_one_that_waits_for_it_inside_c(tmp_path):
+    command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", tmp_path]
+    script = ROOT / "tests" / "durability" / "waiting_in_c_worker.py"
+    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    launcher = subprocess.Popen(list(map(str, [*command, script])), env=tool_environment(tmp_path), cwd=tmp_path, **quiet)
+    try:
+        log = tmp_path / "workerlog.0"
+        wait_until(lambda: log.exists() and "waiting" in log.read_text())
+        os.kill(rank_processes(launcher.pid)[1], signal.SIGKILL)  # the launcher asks the other to stop, and kills it after 30 s
+        start = time.monotonic()
+        wait_until(lambda: re.search(r"^error: rank 1 has not been heard of for \d+ s", log.read_text(), re.MULTILINE), 20)
+        print(f"a rank that is waited for inside C: {time.monotonic() - start:.1f} s")
+    finally:
+        end(launcher)
 
 
 @pytest.mark.slow

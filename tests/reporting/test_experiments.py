@@ -293,11 +293,12 @@ def test_a_wrong_table_starts_nothing(run, runs, more, message):
     assert starts() == []
 
 
-def test_the_t_quantiles_are_scipys():
-    expected = scipy.stats.t.ppf(0.975, np.arange(1, len(comparisons.T_975) + 1))
-    np.testing.assert_allclose(comparisons.T_975, expected, atol=6e-4)
-    with pytest.raises(UserError, match="32 pairs of seeds"):
-        comparisons.interval([0.0, 1.0] * 16)
+@pytest.mark.parametrize("pairs", [2, 5, 31, 40])
+def test_the_interval_is_that_of_scipys_paired_test(pairs):
+    before, after = np.random.default_rng(pairs).normal(50, 1, [2, pairs])
+    mean, half = comparisons.interval(list(after - before))
+    expected = scipy.stats.ttest_rel(after, before).confidence_interval(0.95)
+    np.testing.assert_allclose([mean - half, mean + half], expected, rtol=1e-9)
 
 
 def write_runs(accuracies, **more):
@@ -345,6 +346,16 @@ def test_what_was_not_run_is_said(write_table):
     assert "| full data | not run | not run | not run | - |" in lines and "| EMA | not run | not run | b | - |" in lines
     write_runs(dict(a={0: None}))
     assert "| full data | not run (0 of 1 seeds, 1 failed) | not run | not run | 0.5 |" in comparisons.summary(table)
+
+
+def test_names_in_a_table_are_text(write_table):
+    path = write_table()
+    path.write_text(
+        "config: tiny.yaml\nranks: 1\nsettings:\n  on: [model.weights=007]\n"
+        "runs:\n- {name: 2024_01}\n- {name: 1e3, settings: [on], seeds: [010]}\n"
+    )
+    first, second = load_table(path, load_config).jobs
+    assert (first.run, second.run, second.config.model.weights) == ("2024_01_seed0", "1e3_seed10", "007")
 
 
 def test_an_empty_table_is_one(run):

@@ -1,11 +1,19 @@
 import csv
 import importlib.util
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from conftest import ROOT
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib import font_manager
+from matplotlib.font_manager import fontManager
 from matplotlib.text import Text
 from PIL import Image
 from visualdl import LogWriter
@@ -127,6 +135,82 @@ def test_several_values_of_a_step_are_reported_and_drawn_as_their_mean_and_range
     assert axes.get_legend().get_title().get_text() == "mean and range (min to max)"
 
 
+@pytest.mark.parametrize("suffix, magic", [("png", b"\x89PNG"), ("pdf", b"%PDF-"), ("svg", b"<?xml"), ("PDF", b"%PDF-")])
+def test_a_figure_is_of_the_format_that_its_name_says_and_the_same_bytes_again(answers, tmp_path, suffix, magic):
+    paths = [tmp_path / f"{name}.{suffix}" for name in "ab"]
+    for path in paths:
+        plots.save(class_figure.evaluation_figure(class_predictions.read(answers)), path)
+    first, second = (path.read_bytes() for path in paths)
+    assert first == second and first.startswith(magic)
+    assert not any(word in first for word in (b"CreationDate", b"dc:date", b"Matplotlib v", b"Matplotlib pdf"))
+
+
+@pytest.fixture
+def fonts_of(monkeypatch):
+    """fonts_of(path, ...) : there are matplotlib's fonts and these, which it has not listed yet."""
+
+    def install(*paths):
+        own = [font for font in fontManager.ttflist if Path(font.fname).is_relative_to(matplotlib.get_data_path())]
+        monkeypatch.setattr(fontManager, "ttflist", own)
+        monkeypatch.setattr(font_manager, "findSystemFonts", lambda: list(map(str, paths)))
+
+    return install
+
+
+def make_font(path, family, characters):
+    """A TrueType font whose glyphs are squares."""
+    pen = TTGlyphPen(None)
+    for point in ((0, 0), (0, 800), (800, 800), (800, 0)):
+        (pen.lineTo if pen.points else pen.moveTo)(point)
+    pen.closePath()
+    square, names = pen.glyph(), [".notdef", *(f"uni{ord(character):04X}" for character in characters)]
+    font = FontBuilder(1000, isTTF=True)
+    font.setupGlyphOrder(names)
+    font.setupCharacterMap(dict(zip(map(ord, characters), names[1:])))
+    font.setupGlyf(dict.fromkeys(names, square))
+    font.setupHorizontalMetrics(dict.fromkeys(names, (1000, 0)))
+    font.setupHorizontalHeader(ascent=800, descent=-200)
+    font.setupNameTable(dict(familyName=family, styleName="Regular", psName=family))
+    font.setupOS2()
+    font.setupPost()
+    font.save(path)
+    return path
+
+
+def named(*names):
+    """The figure of an evaluation whose classes have these names."""
+    labels = np.arange(len(names))
+    return class_figure.evaluation_figure(class_predictions.Predictions(labels, np.roll(labels, 1), list(names)))
+
+
+def test_names_that_the_usual_font_lacks_are_drawn_by_one_that_is_installed(fonts_of, tmp_path, capsys, recwarn):
+    fonts_of(make_font(tmp_path / "a.ttf", "One", "\u732b"), make_font(tmp_path / "b.ttf", "Both", "\u732b\u72d7"))
+    plots.save(named("\u732b", "\u72d7", "Tier \u00c4"), tmp_path / "figure.pdf")
+    fonts = set(re.findall(rb"/FontName /\w+\+(\w+)", (tmp_path / "figure.pdf").read_bytes()))
+    assert {b"Both", b"DejaVuSans"} <= fonts and b"One" not in fonts
+    assert capsys.readouterr() == ("", "") and not recwarn
+
+
+def test_names_that_no_font_can_show_are_said_in_one_line(fonts_of, tmp_path, capsys, recwarn):
+    fonts_of(make_font(tmp_path / "a.ttf", "One", "\u732b"))
+    plots.save(named("\u732b", "\u72d7\u72d7", "fish"), tmp_path / "figure.png")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"no font on this machine has \u72d7: boxes in {tmp_path / 'figure.png'}; install one")
+    assert not recwarn
+
+
+def test_the_users_matplotlibrc_chooses_the_font(tmp_path):
+    (tmp_path / "matplotlibrc").write_text("font.family: DejaVu Serif\n")
+    pdfs = []
+    for environment in ({}, {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}):
+        path = tmp_path / f"{len(pdfs)}.pdf"
+        command = [sys.executable, ROOT / "tools" / "plot.py", "log", *log_arguments(), "-o", path]
+        subprocess.run(list(map(str, command)), env={**os.environ, **environment}, check=True)
+        pdfs.append(path.read_bytes())
+    assert [b"DejaVuSerif" in pdf for pdf in pdfs] == [False, True]
+    assert [b"DejaVuSans" in pdf for pdf in pdfs] == [True, False]
+
+
 def test_a_baselines_cross_entropy_is_not_drawn_twice():
     logs = {name: {"r": {"train/loss": [(1, 2.0), (2, 1.0)], "train/ce": [(1, ce), (2, ce)], "val/accuracy": [(1, 0.1)]}}
             for name, ce in (("R-Drop", 0.5),)}  # fmt: skip
@@ -200,6 +284,8 @@ def test_what_cannot_be_drawn_is_a_user_error(plot, table, answers, tmp_path):
         (["cost", table, "--runs", "base", "broken"], "no finished run named broken"),
         (["cost", table, "--runs", "base", "trial"], "partly on test, partly on held-out data"),
         (["method", "-o", tmp_path / "absent" / "figure.png"], "cannot write .*figure.png: No such file or directory"),
+        (["method", "-o", "figure.jpg"], "figure.jpg: a figure's name ends in .png, .pdf, .svg"),
+        (["method", "-o", "figure"], "figure: a figure's name ends in .png, .pdf, .svg"),
         (["other"], "invalid choice: 'other'"),
     ):
         with pytest.raises(UserError, match=words):

@@ -7,7 +7,9 @@ from visualdl import LogReader
 from rdrop_paddle import UserError, load_config
 from rdrop_paddle.reporting.runlog import RunLog, check_run_folder, environment
 
-VALUES = dict(loss=2.5, ce=2.0, kl=0.5, lr=0.1, grad_norm=3.0, images_per_second=10.0, reader_cost=0.1, batch_cost=1.0)
+VALUES = dict(
+    loss=2.5, ce=2.0, kl=0.5, lr=0.1, grad_norm=3.0, images_per_second=10.0, reader_cost=0.1, batch_cost=1.0, peak_memory=1.5
+)
 
 
 def records(folder):
@@ -32,7 +34,7 @@ def test_the_run_folder_describes_the_run(tiny_config):
         {"step": 6, "split": "test", "accuracy": 0.25, "correct": 1, "total": 4, "final": True},
     ]
     text = (log.folder / "train.log").read_text()
-    assert "parameters 3" in text and "loss 2.5000" in text and "eta 00:05" in text
+    assert "parameters 3" in text and "loss 2.5000" in text and "peak_memory 1.50 GB  eta 00:05" in text
 
 
 def test_visualdl_shows_scalars_images_and_hyper_parameters(tiny_config):
@@ -48,6 +50,9 @@ def test_visualdl_shows_scalars_images_and_hyper_parameters(tiny_config):
     assert {f"train/{name}" for name in VALUES} | {"val/accuracy"} <= set(tags["scalar"])
     assert [(s.id, round(s.value, 3)) for s in reader.get_data("scalar", "train/loss")] == [(1, 2.5), (2, 1.5)]
     assert tags["image"] == ["train/augmented"] and tags["text"] == ["val/translated"] and "hyper_parameters" in tags
+    (row,) = reader.get_data("hyper_parameters", *tags["hyper_parameters"])
+    texts = {parameter.name: parameter.string_value for parameter in row.hparam.hparamInfos}
+    assert (texts["optimizer"], texts["schedule"]) == ("momentum", "cosine")
 
 
 def test_a_continued_run_keeps_what_was_logged_before_its_checkpoint(tiny_config):

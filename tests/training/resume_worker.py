@@ -1,6 +1,6 @@
 """A run that is resumed after given updates against the same run left alone, on as many ranks as are started.
 
-    python -m paddle.distributed.launch --nproc_per_node 2 tests/training/resume_worker.py FOLDER UPDATE [UPDATE ...]
+    python -m paddle.distributed.launch --nproc_per_node 2 tests/training/resume_worker.py FOLDER OPTIMIZER UPDATE [UPDATE ...]
 
 Rank 0 writes FOLDER/differences.json, {update: what differs}, and leaves FOLDER/plain and FOLDER/plain-after6, a run without
 dropout and what there was of it after 6 updates.
@@ -27,27 +27,28 @@ OVERRIDES = [
     "train.ema_decay=0.9",
     "data.images_per_class=40",
 ]
+OPTIMIZERS = {"momentum": [], "adamw": ["train.optimizer=adamw", "train.lr=0.01", "train.schedule=inverse_sqrt"]}
 PLAIN = ["model.drop_rate=0", "rdrop.alpha=0"]
 
 
 def main():
     from rdrop_paddle import ranks
 
-    folder, updates = Path(sys.argv[1]), [int(text) for text in sys.argv[2:]]
+    folder, optimizer, updates = Path(sys.argv[1]), OPTIMIZERS[sys.argv[2]], [int(text) for text in sys.argv[3:]]
     rank, _ = ranks.start()
-    found = differences(folder, updates)
-    run(folder, "plain", *PLAIN, copies=[6])
+    found = differences(folder, updates, optimizer)
+    run(folder, "plain", *optimizer, *PLAIN, copies=[6])
     if rank == 0:
         (folder / "differences.json").write_text(json.dumps(found))
     return 0
 
 
-def differences(output, updates, *overrides):
+def differences(output, updates, optimizer, *overrides):
     """{update: the names of what is not equal to the bit}; only the resumed runs get `overrides`."""
-    run(output, "straight", copies=updates)
+    run(output, "straight", *optimizer, copies=updates)
     found = {}
     for update in updates:
-        run(output, f"straight-after{update}", *overrides, resume=True)
+        run(output, f"straight-after{update}", *optimizer, *overrides, resume=True)
         expected, resumed = outcome(output / "straight"), outcome(output / f"straight-after{update}")
         found[update] = [name for name in expected | resumed if expected.get(name) != resumed.get(name)]
     return found

@@ -12,13 +12,13 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from rdrop_paddle import UserError, evaluate, layers
-from rdrop_paddle.config import Measure
+from rdrop_paddle.config import Measure, check_ranks
 from rdrop_paddle.durability import checkpoint
 from rdrop_paddle.durability.checkpoint import model_arrays
 from rdrop_paddle.loss import RDropLoss
 from rdrop_paddle.reporting.runlog import RunLog
 from rdrop_paddle.training import engine
-from rdrop_paddle.training.schedule import lr_at
+from rdrop_paddle.training.schedule import cosine
 from rdrop_paddle.training.sharding import even_shares
 from rdrop_paddle.training.trainer import Trainer, _dropout_seed, can_recompute
 from rdrop_paddle.training.update_figures import FIGURES
@@ -87,7 +87,7 @@ def test_one_update_is_sgd_with_the_schedules_rate_and_a_clipped_gradient(tiny_c
     after = model_arrays(trainer.task.model)
     moved = np.sqrt(sum(np.square(after[name] - before[name]).sum() for name in before))
     assert means["grad_norm"] > 0.01  # before clipping
-    assert moved == pytest.approx(0.01 * lr_at(1, steps=6, warmup_steps=2, peak=0.5), rel=1e-3)
+    assert moved == pytest.approx(0.01 * cosine(1, steps=6, warmup_steps=2, peak=0.5), rel=1e-3)
 
 
 def test_the_second_update_carries_momentum_and_weight_decay(tiny_config):
@@ -101,6 +101,47 @@ def test_the_second_update_carries_momentum_and_weight_decay(tiny_config):
         trainer.optimizer.clear_grad()
         trainer.step(micro_batches)
         np.testing.assert_allclose(weight.numpy(), before - lr * velocity, atol=1e-7)
+
+
+def test_adamws_updates_are_the_published_ones_with_decoupled_decay(tiny_config):
+    """arXiv 1711.05101, algorithm 2: the decay is of the weight and by the learning rate alone, not in the gradient."""
+    settings = [
+        "train.optimizer=adamw",
+        "train.betas=[0.8,0.95]",
+        "train.epsilon=1e-3",
+        "train.weight_decay=0.1",
+        "train.lr=0.05",
+    ]
+    trainer, micro_batches = trainer_for(tiny_config(*settings, "train.clip_norm=null", "train.schedule=linear"))
+    weight, first, second = trainer.task.model.head.weight, 0.0, 0.0
+    for update in (1, 2, 3):
+        lr, before = trainer.optimizer.get_lr(), weight.numpy().astype("float64")
+        trainer.backward(micro_batches, update)
+        gradient = weight.grad.numpy().astype("float64")
+        first, second = 0.8 * first + 0.2 * gradient, 0.95 * second + 0.05 * gradient**2
+        direction = first / (1 - 0.8**update) / (np.sqrt(second / (1 - 0.95**update)) + 1e-3)
+        trainer.optimizer.clear_grad()
+        trainer.step(micro_batches)
+        np.testing.assert_allclose(weight.numpy(), before - lr * 0.1 * before - lr * direction, atol=1e-6)
+        assert np.abs(direction).max() > 0.5 and lr >= 0.025
+
+
+@pytest.mark.parametrize("passes", [["rdrop.passes=1", "rdrop.alpha=0"], ["rdrop.passes=2", "rdrop.alpha=0"]])
+def test_labels_are_smoothed_by_the_configs_share_in_both_losses(tiny_config, passes):
+    found = []
+    for share in (0.0, 0.2):
+        paddle.seed(0)
+        trainer, micro_batches = trainer_for(tiny_config(*passes, "model.drop_rate=0", f"train.label_smoothing={share}"))
+        trainer.task.model.head.weight.set_value(np.random.default_rng(0).normal(0, 1, [16, 10]).astype("float32"))
+        found.append(figures_of(trainer, micro_batches)["ce"])
+    nll, smoothed = [], []
+    with paddle.no_grad():
+        for batch in micro_batches:
+            logits, labels = trainer.task.forward(trainer.task.model, batch)
+            log_p = paddle.nn.functional.log_softmax(logits.astype("float64")).numpy()
+            nll.append(-log_p[range(len(log_p)), labels.numpy()].mean())
+            smoothed.append(0.8 * nll[-1] - 0.2 * log_p.mean())
+    assert found == pytest.approx([np.mean(nll), np.mean(smoothed)], rel=1e-5) and abs(found[0] - found[1]) > 1e-3
 
 
 def test_a_gradient_below_the_limit_is_left_alone(tiny_config):
@@ -161,11 +202,12 @@ def test_a_run_that_diverges_names_its_first_bad_update_and_saves_nothing_of_it(
     assert all(np.isfinite(array).all() for path in kept for array in load_file(path).values())
 
 
-def test_an_update_never_waits_for_the_device(tiny_config, monkeypatch, tmp_path):
+@pytest.mark.parametrize("optimizer", ["momentum", "adamw"])
+def test_an_update_never_waits_for_the_device(tiny_config, monkeypatch, tmp_path, optimizer):
     """A tensor that Python looks into has to be computed and transferred first, which would leave a GPU idle."""
     overrides = ["train.weight_decay=0.1", "model.drop_rate=0.1", "train.ema_decay=0.9", "train.skip_nonfinite=1"]
-    trainer, micro_batches = trainer_for(tiny_config(*overrides))
-    monkeypatch.setattr(layers, "_on_cpu", lambda x: False)  # what a GPU runs
+    trainer, micro_batches = trainer_for(tiny_config(*overrides, f"train.optimizer={optimizer}"))
+    monkeypatch.setattr(layers, "on_cpu", lambda x: False)  # what a GPU runs
     looks = []
 
     def spy(name):
@@ -222,6 +264,44 @@ def test_mixed_precision_without_a_gpu_is_a_clear_error(tiny_config):
             Trainer(ImageClassification(config), config)
 
 
+class FixedScaler:
+    """Stands in for Paddle's GradScaler, which does nothing on a CPU."""
+
+    def __init__(self, init_loss_scaling=2.0**16):
+        self.factor, self.scaled = init_loss_scaling, []
+
+    def scale(self, loss):
+        self.scaled.append((loss * self.factor).item())
+        return loss * self.factor
+
+    def unscale_(self, optimizer):
+        for parameter in optimizer._parameter_list:
+            parameter.grad.scale_(1 / self.factor)
+
+    def step(self, optimizer):
+        optimizer.step()
+
+    def update(self):
+        pass
+
+
+@pytest.mark.parametrize("size", [4, 32])
+def test_float16s_scaling_begins_at_65536_times_a_mean_and_leaves_the_gradient_alone(tiny_config, monkeypatch, size):
+    monkeypatch.setattr(paddle.amp, "GradScaler", FixedScaler)
+    found = []
+    for scales in (False, True):
+        paddle.seed(0)
+        trainer, micro_batches = trainer_for(tiny_config(f"train.micro_batch_size={size}"))
+        trainer.scales = scales
+        trainer.step(micro_batches)
+        found.append((trainer.pending[0].figures.numpy(), model_arrays(trainer.task.model)))
+    (plain, weights), (figures, after_scaling) = found
+    np.testing.assert_allclose(figures, plain, rtol=1e-6)
+    assert worst_difference(after_scaling, weights) < 1e-6
+    assert len(trainer.scaler.scaled) == len(micro_batches)
+    assert trainer.scaler.scaled[0] == pytest.approx(2**16 * plain[FIGURES.index("loss")], rel=0.3)
+
+
 def test_evaluation_drops_nothing_and_leaves_the_mode_as_it_was(tiny_config):
     task = ImageClassification(tiny_config("model.drop_rate=0.5"))
     task.model.train()
@@ -257,6 +337,34 @@ def test_the_best_weights_by_the_held_out_part_are_kept_and_read_at_the_end(tiny
         assert header == {"format": "rdrop_paddle", "update": "4", "val_accuracy": "0.5"}
 
 
+@pytest.mark.parametrize("level", ["O1", "O2"])
+def test_the_final_evaluation_is_in_float32_after_training_in_16_bits(tiny_config, monkeypatch, level):
+    evaluated = []
+
+    def pretend(task, split, amp, interruption):
+        evaluated.append((split, amp, task.model.head.weight.dtype))
+        if level == "O2" and split == "val":
+            task.model.to(dtype="bfloat16")  # which a CPU cannot train; best.safetensors has float32
+        return {"accuracy": 0.5, "correct": 1, "total": 2}
+
+    monkeypatch.setattr(engine, "evaluate", pretend)
+    config = tiny_config("train.steps=3")
+    trainer = Trainer(ImageClassification(config), config)
+    trainer.amp = dict(enable=False, dtype="bfloat16", level=level)
+    with RunLog(config) as log:
+        engine.train(trainer, log)
+    assert evaluated == [("val", trainer.amp, paddle.float32), ("test", None, paddle.float32)]
+
+
+def test_o2_on_several_ranks_that_accumulate_is_a_user_error(tiny_config):
+    accumulating = tiny_config("train.amp=O2").train  # 64 in micro-batches of 32
+    with pytest.raises(UserError, match="train.amp is O2 and each of 2 ranks has 2 micro-batches an update"):
+        check_ranks(tiny_config("train.amp=O2", "train.micro_batch_size=16").train, 2)
+    check_ranks(accumulating, 1)
+    check_ranks(accumulating, 2)  # a micro-batch each
+    check_ranks(tiny_config("train.amp=O1", "train.micro_batch_size=16").train, 2)
+
+
 def test_without_a_held_out_part_the_last_weights_are_kept(tiny_config):
     config = tiny_config("data.val_fraction=0", "train.steps=3")
     with RunLog(config) as log:
@@ -285,21 +393,27 @@ def test_sharding_shares_out_memory_and_changes_neither_training_nor_checkpoints
     """With clipping, weight decay and accumulation; each stage also goes on from the checkpoint of another."""
     done = run_tool("tests/training/sharding_worker.py", tmp_path, ranks=2)
     assert done.returncode == 0, done.stdout
-    runs = {stage: json.loads((tmp_path / f"{stage}.json").read_text()) for stage in (0, 1, 2)}
+    assert_sharded_alike(tmp_path / "momentum", ["momentum"], copies=1)
+    assert_sharded_alike(tmp_path / "adamw", ["first_moment", "second_moment", "beta1_power", "beta2_power"], copies=2)
+
+
+def assert_sharded_alike(folder, slots, copies):
+    """The stages of an optimizer that keeps `slots`, `copies` of them as large as the parameters."""
+    runs = {stage: json.loads((folder / f"{stage}.json").read_text()) for stage in (0, 1, 2)}
     assert min(figures["grad_norm"] for figures in runs[0]["figures"]) > 0.1  # clipping is at work
-    every = runs[0]["momentum"][0]
+    every = runs[0]["gradient"][0]
     for stage, run in runs.items():
-        for kind, shared_from in (("momentum", 1), ("gradient", 2)):
+        for kind, shared_from, held in (("state", 1, copies * every), ("gradient", 2, every)):
             if stage < shared_from:
-                assert run[kind] == [every, every], (stage, kind)
+                assert run[kind] == [held, held], (stage, kind)
             else:
-                assert sum(run[kind]) == every < 2.1 * min(run[kind]), (stage, kind)
+                assert sum(run[kind]) == held < 2.1 * min(run[kind]), (stage, kind)
         for found, expected in zip(run["figures"], runs[0]["figures"]):
             assert found == pytest.approx(expected, rel=1e-5), stage
-        for update, name in itertools.product((3, 4), ("model", "momentum")):
+        for update, name in itertools.product((3, 4), ("model", *slots)):
             path = f"checkpoints/update-{update:08d}/{name}.safetensors"
-            found, expected = (load_file(tmp_path / str(s) / path) for s in (stage, 0))
-            assert worst_difference(found, expected) < (1e-4 if name == "momentum" else 1e-5), (stage, path)
+            found, expected = (load_file(folder / str(s) / path) for s in (stage, 0))
+            assert worst_difference(found, expected) < (1e-5 if name == "model" else 1e-4), (stage, path)
     assert runs[1]["figures"][:3] == runs[0]["figures"][:3]  # DataParallel's gradients in either
 
 

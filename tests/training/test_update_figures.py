@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -8,7 +9,7 @@ from rdrop_paddle.durability import checkpoint
 from rdrop_paddle.reporting.runlog import RunLog
 from rdrop_paddle.training import engine
 from rdrop_paddle.training.trainer import Trainer
-from rdrop_paddle.training.update_figures import FIGURES, is_finite
+from rdrop_paddle.training.update_figures import FIGURES, is_finite, peak_memory
 from rdrop_paddle.vision.task import ImageClassification
 
 
@@ -29,13 +30,18 @@ def trainer_with_bad_updates(config, bad):
 def tensors(trainer):
     """The bytes of all that an update moves, by name."""
     found = checkpoint.model_arrays(trainer.task.model) | {f"ema {k}": v for k, v in trainer.average.arrays().items()}
-    momentum = checkpoint.momentum_arrays(trainer.task.model, trainer.optimizer, trainer.shards)
-    return {name: array.tobytes() for name, array in (found | {f"momentum {k}": v for k, v in momentum.items()}).items()}
+    for slot, arrays in trainer.optimizer_state.arrays().items():
+        found |= {f"{slot} {k}": v for k, v in arrays.items()}
+    return {name: array.tobytes() for name, array in found.items()}
 
 
-def test_an_update_that_is_not_finite_moves_nothing_and_the_others_as_ever(tiny_config, tmp_path):
+OPTIMIZERS = pytest.mark.parametrize("optimizer", ["momentum", "adamw"])
+
+
+@OPTIMIZERS
+def test_an_update_that_is_not_finite_moves_nothing_and_the_others_as_ever(tiny_config, tmp_path, optimizer):
     overrides = ["train.skip_nonfinite=2", "train.ema_decay=0.9", "train.weight_decay=0.1", "train.warmup_steps=0"]
-    trainer = trainer_with_bad_updates(tiny_config(*overrides), bad=(1, 4))
+    trainer = trainer_with_bad_updates(tiny_config(*overrides, f"train.optimizer={optimizer}"), bad=(1, 4))
     trainer.task.model.head.bias.set_value(np.full(10, -0.0, "float32"))  # whose sign is a bit as any other
     weights = [checkpoint.model_arrays(trainer.task.model)["head.bias"].tobytes()]
     states, rates = [], []
@@ -45,7 +51,9 @@ def test_an_update_that_is_not_finite_moves_nothing_and_the_others_as_ever(tiny_
         states.append(tensors(trainer))
         weights.append(states[-1]["head.bias"])
     assert weights[0] == weights[1] != weights[2]
-    assert not any(any(value) for name, value in states[0].items() if name.startswith("momentum"))  # created, and zero
+    created = {name: value for name, value in states[0].items() if name.startswith(tuple(trainer.optimizer_state.slots))}
+    initial = {"beta1_power": np.float32(0.9), "beta2_power": np.float32(0.999)}  # all others begin with zero
+    assert created and all(set(np.frombuffer(v, "float32")) == {initial.get(k.split()[0], 0)} for k, v in created.items())
     assert states[2] == states[3]
     for earlier, later in ((0, 1), (1, 2), (3, 4)):
         assert all(states[earlier][name] != states[later][name] for name in states[0])
@@ -54,11 +62,28 @@ def test_an_update_that_is_not_finite_moves_nothing_and_the_others_as_ever(tiny_
     assert all(np.isfinite(np.frombuffer(value, "float32")).all() for value in states[-1].values())
 
 
-def test_skipping_that_never_happens_changes_nothing(tiny_config, tmp_path):
+@OPTIMIZERS
+def test_after_first_updates_that_were_left_out_the_next_is_as_if_there_had_been_none(tiny_config, optimizer):
+    config = tiny_config("train.skip_nonfinite=2", f"train.optimizer={optimizer}")
+    paddle.seed(0)
+    skipping = trainer_with_bad_updates(config, bad=(1, 2))
+    for _ in range(3):
+        skipping.step(skipping.read()[0])
+    paddle.seed(0)
+    beginning = Trainer(ImageClassification(config), config)
+    beginning.updates_done, beginning.batches = 2, iter(beginning.task.batches("train", 3))
+    beginning.schedule.step(2)
+    beginning.config.train.skip_nonfinite = 0
+    beginning.step(beginning.read()[0])
+    assert tensors(skipping) == tensors(beginning)
+
+
+@OPTIMIZERS
+def test_skipping_that_never_happens_changes_nothing(tiny_config, tmp_path, optimizer):
     found = []
     for allowed in (0, 3):
         paddle.seed(0)
-        config = tiny_config(f"train.skip_nonfinite={allowed}", "train.ema_decay=0.9")
+        config = tiny_config(f"train.skip_nonfinite={allowed}", "train.ema_decay=0.9", f"train.optimizer={optimizer}")
         trainer = Trainer(ImageClassification(config), config)
         for _ in range(3):
             trainer.step(trainer.read()[0])
@@ -88,3 +113,14 @@ def test_only_loss_and_gradient_are_watched_and_of_scaled_gradients_the_loss():
     for scaled, watched in ((False, {"loss", "grad_norm"}), (True, {"loss"})):
         for value in (float("nan"), float("inf")):
             assert {name for name in FIGURES if not is_finite(finite | {name: value}, scaled)} == watched
+
+
+def test_a_cpus_memory_is_the_most_that_was_resident():
+    status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    assert peak_memory() == pytest.approx(int(status["VmHWM"].split()[0]) * 1024 / 1e9, rel=0.01)
+
+
+def test_a_gpus_memory_is_what_paddle_allocated_there(monkeypatch):
+    monkeypatch.setattr(paddle, "get_device", lambda: "gpu:0")
+    monkeypatch.setattr(paddle.device.cuda, "max_memory_allocated", lambda: 17_000_000_000)
+    assert peak_memory() == 17.0

@@ -152,6 +152,51 @@ def test_onnx_gives_the_same_logits(main, tmp_path, capsys):
     np.testing.assert_allclose(by_onnx, by_paddle, atol=1e-5 * np.abs(by_paddle).max())
 
 
+def test_onnx_runtimes_quantization_finds_the_weights(main, tmp_path, capfd):
+    if paddle.__version__.startswith("2."):
+        pytest.skip("paddle2onnx needs Paddle 3")
+    onnx = pytest.importorskip("onnx", reason="paddle2onnx is not installed: requirements-onnx.txt")
+    quantization = pytest.importorskip("onnxruntime.quantization", reason="onnxruntime is not installed: requirements-onnx.txt")
+    assert main("--output", tmp_path / "exported", "--onnx") == 0
+    assert "W:onnxruntime" not in capfd.readouterr().err  # as a warning begins
+    path, quantized = tmp_path / "exported" / export.ONNX, tmp_path / "int8.onnx"
+    graph = onnx.load(path).graph
+    assert [result.name for result in graph.output] == ["logits"]
+    assert {tensor.name for tensor in graph.initializer} <= {name for node in graph.node for name in node.input}
+    quantization.quantize_dynamic(path, quantized)
+    kinds = [node.op_type for node in onnx.load(quantized).graph.node]
+    assert kinds.count("MatMulInteger") == 4 * 2 + 1  # the linear layers of two blocks, and the head
+    images = np.random.default_rng(9).uniform(-1, 1, [3, 3, 8, 8]).astype("float32")
+    (found,), (expected,) = (onnxruntime_session(p).run(["logits"], {"images": images}) for p in (quantized, path))
+    np.testing.assert_allclose(found, expected, atol=0.1 * np.abs(expected).max())
+    assert (found != expected).any()
+
+
+def onnxruntime_session(path):
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def test_a_gpu_builds_export_has_the_linear_operators_that_paddle2onnx_knows(task, tmp_path, monkeypatch):
+    monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: True)  # by which F.linear of Paddle 3.3 chooses its operator
+    task, report = task
+    export.export(task, tmp_path / "exported", report)
+    program = next(path for path in (tmp_path / "exported").glob("inference.*") if path.suffix in (".json", ".pdmodel"))
+    content = program.read_bytes()
+    assert b"matmul" in content and b"linear_v2" not in content
+
+
+def test_a_conversion_to_onnx_that_aborts_is_one_line_and_leaves_no_folder(main, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: requirements-onnx.txt")
+    monkeypatch.setattr(paddle, "__version__", "3.3.1")
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(export, "CONVERSION", "import os, sys; print('unsupported', file=sys.stderr, flush=True); os.abort()")
+    with pytest.raises(UserError, match="^--onnx: paddle2onnx ended with status -6: unsupported$"):
+        main("--output", tmp_path / "exported", "--onnx")
+    assert not list(tmp_path.glob("exported*"))
+
+
 @pytest.mark.parametrize("depth", ["8 bits of RGB", "16 bits of grey", "transparent"])
 def test_the_example_needs_the_exported_folder_alone_and_answers_as_predict(task, tmp_path, depth):
     task, report = task

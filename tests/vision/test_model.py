@@ -162,7 +162,7 @@ def test_the_model_stands_alone():
 
 
 def test_the_last_block_gives_the_class_token_as_if_it_gave_all(tiny_config, images):
-    model = build_model(tiny_config("model.drop_rate=0").model)
+    model = build_model(tiny_config("model.drop_rate=0", "rdrop.alpha=0").model)
     found = model(images)
     x = model.patch_embed(images)
     x = paddle.concat([model.cls_token.expand([3, 1, -1]), x], axis=1) + model.pos_embed
@@ -190,7 +190,7 @@ def test_shared_blocks_are_computed_once_and_the_rest_twice(tiny_config, images)
 
 
 def test_passes_share_the_dropout_of_shared_blocks_alone(tiny_config, images):
-    model = build_model(tiny_config("model.depth=3", "model.drop_rate=0").model)
+    model = build_model(tiny_config("model.depth=3", "model.drop_rate=0", "rdrop.alpha=0").model)
     model.pos_drop.p = model.blocks[0].mlp.drop1.p = model.blocks[1].mlp.drop2.p = 0.5
     first, second = model(images, passes=2, shared_blocks=2).chunk(2)
     np.testing.assert_allclose(first.numpy(), second.numpy(), atol=1e-6)

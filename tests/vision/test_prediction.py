@@ -153,7 +153,7 @@ def test_passes_that_could_not_differ_are_refused(task):
     with pytest.raises(UserError, match="1 pass with dropout has no spread"):
         next(prediction.predict(task(), ["any.png"], passes=1))
     with pytest.raises(UserError, match="model.drop_rate is 0"):
-        next(prediction.predict(task("model.drop_rate=0"), ["any.png"], passes=2))
+        next(prediction.predict(task("model.drop_rate=0", "rdrop.alpha=0"), ["any.png"], passes=2))
     next(prediction.predict(task("model.drop_rate=0", "model.proj_drop_rate=0.1"), ["any.png"], passes=2))
 
 

@@ -1,0 +1,1 @@
+"""Text: translation's model and search."""

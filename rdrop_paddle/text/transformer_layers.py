@@ -1,0 +1,79 @@
+"""The layers of the Transformer's encoder and decoder, with fairseq's parameter names."""
+
+import paddle.nn.functional as F
+from paddle import nn
+
+from ..layers import Dropout, LayerNorm
+from .attention import Attention, causal_bias, linear
+
+ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
+NORMS = ("post", "pre")
+
+
+class EncoderLayer(nn.Layer):
+    """[N, S, D] -> [N, S, D]: self-attention and a feed-forward part."""
+
+    def __init__(
+        self, *, embed_dim, ffn_dim, num_heads, norm, activation, drop_rate, attention_drop_rate, activation_drop_rate
+    ):
+        super().__init__()
+        self.norm_first = norm == "pre"
+        self.activation = ACTIVATIONS[activation]
+        self.self_attn = Attention(embed_dim, num_heads, attention_drop_rate)
+        self.self_attn_layer_norm = LayerNorm(embed_dim)
+        self.self_attn_dropout = Dropout(drop_rate)
+        self.fc1, self.fc2 = linear(embed_dim, ffn_dim), linear(ffn_dim, embed_dim)
+        self.activation_dropout = Dropout(activation_drop_rate)
+        self.final_layer_norm = LayerNorm(embed_dim)
+        self.final_dropout = Dropout(drop_rate)
+
+    def forward(self, x, bias):
+        """`bias` hides the padding, see `keep_bias`."""
+        x = self.residual(x, lambda x: self.self_attn(x, x, bias), self.self_attn_layer_norm, self.self_attn_dropout)
+        return self.feed_forward(x)
+
+    def feed_forward(self, x):
+        def part(x):
+            return self.fc2(self.activation_dropout(self.activation(self.fc1(x))))
+
+        return self.residual(x, part, self.final_layer_norm, self.final_dropout)
+
+    def residual(self, x, part, norm, dropout):
+        if self.norm_first:
+            return x + dropout(part(norm(x)))
+        return norm(x + dropout(part(x)))
+
+
+class DecoderLayer(EncoderLayer):
+    """[N, T, D] -> [N, T, D]: attention to itself and what is before, attention to the source, a feed-forward part."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        embed_dim = settings["embed_dim"]
+        self.encoder_attn = Attention(embed_dim, settings["num_heads"], settings["attention_drop_rate"])
+        self.encoder_attn_layer_norm = LayerNorm(embed_dim)
+        self.encoder_attn_dropout = Dropout(settings["drop_rate"])
+
+    def forward(self, x, memory, bias):
+        """`memory` is the encoder's output [N, S, D], or [M, S, D] as `Attention` takes it, and `bias` hides its padding."""
+        return self._through(x, lambda x: self.self_attn(x, x, causal=True), lambda x: self.encoder_attn(x, memory, bias))
+
+    def step(self, x, cache, bias):
+        """The next T positions x [R, T, D] of R rows, the same number for each source; the LayerCache takes them in."""
+
+        def over_itself(x):
+            key, value = cache.extended(*self.self_attn.keys_and_values(x))
+            _, _, positions, _ = key.shape
+            return self.self_attn.attend(x, key, value, causal_bias(x.shape[1], positions) if x.shape[1] > 1 else None)
+
+        def over_source(x):
+            key, value = cache.source
+            rows_of_a_source = x.reshape([key.shape[0], -1, x.shape[-1]])  # [N, R / N * T, D]: they share its keys
+            return self.encoder_attn.attend(rows_of_a_source, key, value, bias).reshape(x.shape)
+
+        return self._through(x, over_itself, over_source)
+
+    def _through(self, x, over_itself, over_source):
+        x = self.residual(x, over_itself, self.self_attn_layer_norm, self.self_attn_dropout)
+        x = self.residual(x, over_source, self.encoder_attn_layer_norm, self.encoder_attn_dropout)
+        return self.feed_forward(x)
