@@ -53,14 +53,14 @@ def check(path, config, *, any_size=False):
         for key in SETTINGS:
             if told.get(key) is None or (any_size and key == "image_size") or _is_same(told[key], here[key]):
                 continue
-            differences.append(f"model.{key} is {here[key]} but {told[key]} by {source}")
+            differences.append(f"model.{key} is {here[key]} in the config and {told[key]} in {source}")
             setting = f"model.{key}={told[key]}".replace(" ", "")
             advice.append(f"'{setting}'" if "[" in setting else setting)
     if differences:
         advice = " ".join(dict.fromkeys(advice))
         raise UserError(
-            f"{path} is of a model with other settings: {'; '.join(differences)}. Give {advice}, or move away a file that "
-            "belongs to other weights"
+            f"{path} is of a model with other settings: {'; '.join(differences)}. Give {advice}, or move away what lies beside "
+            "it and belongs to other weights"
         )
 
 
