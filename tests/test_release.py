@@ -23,7 +23,7 @@ def test_the_card_names_these_weights_and_their_accuracy():
 def test_the_target_is_the_accuracy_less_a_tenth_of_a_point():
     accuracy, correct, target = map(int, LINE.fullmatch(SCORE).groups())
     assert accuracy == correct and target == accuracy - 10
-    assert load_config(FOLDER / "config.yaml").eval.target_accuracy == pytest.approx(target / 10000)
+    assert load_config(FOLDER / "config.yaml").eval.target == pytest.approx(target / 10000)
 
 
 @pytest.mark.real
