@@ -269,7 +269,7 @@ def test_ai_studios_file_evaluates_with_its_config(run_tool, tiny_overrides, tin
     released = build_model(tiny_config("model.qkv_bias=false", "model.epsilon=1e-5").model)
     path = tmp_path / "cifar100-224_checkpoint.pdparams"
     paddle.save({f"_layers.{name}": tensor for name, tensor in released.state_dict().items()}, str(path))
-    config = BASE.parent / "vit_b16_cifar100_aistudio.yaml"
+    config = ROOT / "configs" / "vit_b16_cifar100_aistudio.yaml"
     done = run_tool("eval.py", "-c", config, "--weights", path, "--sha256", "0" * 64, "-o", *tiny_overrides)
     assert "sha256" in error_of(done) and "expected 0000" in error_of(done)
     done = run_tool("eval.py", "-c", config, "--weights", path, "-o", *tiny_overrides)
@@ -325,7 +325,7 @@ def test_weights_with_nan_end_an_evaluation_with_a_line_that_names_the_tensor(ru
 @pytest.mark.slow
 def test_one_update_of_the_papers_config_fits_in_12_gb(google_npz, tmp_path):
     """ViT-B/16 at 384 px from random weights in Google's format, with its 21k head and pre_logits."""
-    config = BASE.parent / "vit_b16_cifar100_rdrop.yaml"
+    config = ROOT / "configs" / "vit_b16_cifar100_rdrop.yaml"
     extra = {f"pre_logits/{kind}": np.zeros(shape, "float32") for kind, shape in [("kernel", [768, 768]), ("bias", [768])]}
     weights, _ = google_npz(build_model(load_config(config).model), extra | {"head/kernel": np.zeros([768, 21843], "float32")})
     overrides = ["train.batch_size=2", "train.micro_batch_size=2", "train.steps=2", "train.warmup_steps=0", "train.log_every=1"]
@@ -364,7 +364,7 @@ def test_the_quickstart_compares_both_arms(tmp_path):
 def test_real_archive_and_weights_train_and_evaluate_on_two_ranks(run_tool, real_data, tmp_path):
     overrides = [f"output={tmp_path / 'output'}", "name=real", "train.steps=2", "train.warmup_steps=1", "train.batch_size=16"]
     overrides += ["train.micro_batch_size=8", "model.image_size=32", "eval.split=val", "train.log_every=1"]
-    config = BASE.parent / "vit_ti16_cifar100_rdrop.yaml"
+    config = ROOT / "configs" / "vit_ti16_cifar100_rdrop.yaml"
     done = run_tool("train.py", "-c", config, "-o", *overrides, ranks=2, root=real_data)
     assert done.returncode == 0, done.stdout
     assert "112 loaded, 1 resized, 1 transposed, 24 fused, 12 reshaped, 2 reset" in done.stdout
