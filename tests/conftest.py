@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -137,6 +138,39 @@ def run_on_two_nodes(tmp_path):
         return [(status, (tmp_path / f"node{n}" / "log" / f"workerlog.{0}").read_text()) for n, status in enumerate(statuses)]
 
     return run
+
+
+@pytest.fixture
+def main_of(monkeypatch):
+    """main_of("export.py") -> a function of the tool's arguments, which gives its status; in this process, which has Paddle."""
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(f"tool_{Path(name).stem}", ROOT / "tools" / name)
+        tool = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(tool)
+
+        def run(*arguments):
+            monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+            return tool.main()
+
+        return run
+
+    return load
+
+
+def slopes(model, loss):
+    """(by differences, by the gradients): how fast `loss()` grows along one random direction of all the model's parameters."""
+    loss().backward()
+    gradients = [p.grad.numpy() for p in model.parameters()]
+    starts = [p.numpy().copy() for p in model.parameters()]
+    directions = [np.random.default_rng(n).normal(size=start.shape) for n, start in enumerate(starts)]
+    step, values = 1e-6, []
+    for sign in (1, -1):
+        for parameter, start, direction in zip(model.parameters(), starts, directions):
+            parameter.set_value(start + sign * step * direction)
+        values.append(loss().item())
+    by_gradients = sum((gradient * direction).sum() for gradient, direction in zip(gradients, directions))
+    return (values[0] - values[1]) / (2 * step), by_gradients
 
 
 def script_and_arguments(tool, arguments):

@@ -1,15 +1,12 @@
 """The check of a device on this CPU for real; what it decides on GPUs, of which there are none here, from made answers."""
 
-import importlib.util
 import os
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import paddle
 import pytest
-from conftest import ROOT
 
 from benchmarks import device_check, device_golden, device_worker
 from rdrop_paddle import UserError
@@ -46,21 +43,12 @@ def verdicts():
     return {row.check: row.verdict for row in device_check.run()[1]}
 
 
-def status(monkeypatch):
-    """The exit status of tools/check_device.py in this process."""
-    spec = importlib.util.spec_from_file_location("check_device_tool", ROOT / "tools" / "check_device.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    monkeypatch.setattr(sys, "argv", ["check_device.py"])
-    return tool.main()
-
-
-def test_two_cards_are_checked_in_both_precisions_and_together(answers, monkeypatch, capsys):
+def test_two_cards_are_checked_in_both_precisions_and_together(answers, capsys, main_of):
     asked = answers(GPU)
     assert set(verdicts().values()) == {"PASS"} and len(verdicts()) == 8
     recipes = {words[2] for words in asked if words[0] == "updates" and words[1] == "bfloat16"}
     assert recipes == {"configs/vit_b16_cifar100_rdrop.yaml"} and any(words[-1] == 2 for words in asked)
-    assert status(monkeypatch) == 0
+    assert main_of("check_device.py")() == 0
     table = capsys.readouterr().out
     assert "2.00 s for 32 images, 14.00 GB" in table and "the whole recipe would take 88.9 h" in table and "flash" in table
 
@@ -94,9 +82,9 @@ def fails(what, found):
         (lambda what, found: found | dict(passed=False) if what == "export" else found, 1),
     ],
 )
-def test_a_check_that_fails_is_in_the_status_and_ends_no_other(answers, monkeypatch, capsys, change, failed):
+def test_a_check_that_fails_is_in_the_status_and_ends_no_other(answers, capsys, change, failed, main_of):
     answers(CPU, change)
-    assert status(monkeypatch) == 1
+    assert main_of("check_device.py")() == 1
     table = capsys.readouterr().out
     assert table.count("| FAIL |") == failed and table.count("| PASS |") == 5 - failed
 

@@ -1,5 +1,4 @@
 import csv
-import importlib.util
 import os
 import re
 import subprocess
@@ -30,16 +29,13 @@ COLUMNS = ["name", "status", "split", "correct", "total", "alpha", "passes", "sh
 
 
 @pytest.fixture
-def plot(tmp_path, monkeypatch, capsys):
+def plot(main_of, tmp_path, capsys):
     """plot("log", "--arm", ...) -> (the picture as an array, what was printed), by tools/plot.py in this process."""
-    spec = importlib.util.spec_from_file_location("plot", ROOT / "tools" / "plot.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    main = main_of("plot.py")
 
     def run(figure, *arguments):
         path = tmp_path / "figure.png"
-        monkeypatch.setattr(sys, "argv", ["plot.py", figure, "-o", str(path), *map(str, arguments)])
-        assert tool.main() == 0
+        assert main(figure, "-o", path, *arguments) == 0
         return path, capsys.readouterr().out
 
     return run

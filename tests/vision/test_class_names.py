@@ -1,10 +1,8 @@
 """The names of the classes go with the weights, whatever becomes of the folder that they were trained on."""
 
 import csv
-import importlib.util
 import json
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -49,18 +47,14 @@ def run_folder(settings, tiny_config):
 
 
 @pytest.fixture
-def tool(settings, tmp_path, monkeypatch, capsys):
+def tool(main_of, settings, tmp_path, monkeypatch, capsys):
     """tool("predict", *arguments) -> what it printed; in this process, which has Paddle already."""
     monkeypatch.chdir(tmp_path)
 
     def run(name, *arguments, config=True):
-        spec = importlib.util.spec_from_file_location(f"{name}_tool", ROOT / "tools" / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        given = ["-c", BASE, *arguments, "-o", *settings] if config else arguments
-        monkeypatch.setattr(sys, "argv", [name, *map(str, given)])
+        main = main_of(f"{name}.py")
         capsys.readouterr()
-        assert module.main() == 0
+        assert main(*(["-c", BASE, *arguments, "-o", *settings] if config else arguments)) == 0
         return capsys.readouterr()
 
     return run

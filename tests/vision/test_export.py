@@ -1,7 +1,6 @@
 """Exported folders: what is in them, that they are checked, and that they run without this project's code."""
 
 import hashlib
-import importlib.util
 import json
 import os
 import re
@@ -43,19 +42,11 @@ def task(tiny_config, weights):
 
 
 @pytest.fixture
-def main(tiny_overrides, weights, tmp_path, monkeypatch):
-    """main(*arguments) -> the tool's status; in this process, which has Paddle already."""
+def main(main_of, tiny_overrides, weights, tmp_path, monkeypatch):
+    """main(*arguments) -> the tool's status for the tiny model's weights."""
     monkeypatch.chdir(tmp_path)
-    spec = importlib.util.spec_from_file_location("export_tool", ROOT / "tools" / "export.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-
-    def run(*arguments):
-        common = ["export.py", "-c", str(BASE), "--weights", str(weights)]
-        monkeypatch.setattr(sys, "argv", [*common, *map(str, arguments), "-o", *tiny_overrides])
-        return tool.main()
-
-    return run
+    tool = main_of("export.py")
+    return lambda *arguments: tool("-c", BASE, "--weights", weights, *arguments, "-o", *tiny_overrides)
 
 
 def predictor_of(folder):

@@ -1,14 +1,12 @@
 """Predictions of image files: the pixels, the dropout passes, and tools/predict.py."""
 
-import importlib.util
 import json
-import sys
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
-from conftest import BASE, ROOT
+from conftest import BASE
 from PIL import Image
 
 from rdrop_paddle import UserError, compute_kl_loss
@@ -212,19 +210,11 @@ def test_the_tool_prints_names_and_probabilities_and_skips_broken_images(run_too
 
 
 @pytest.fixture
-def main(tiny_overrides, weights, tmp_path, monkeypatch):
-    """main(*arguments) -> the tool's status; in this process, which has Paddle already."""
+def main(main_of, tiny_overrides, weights, tmp_path, monkeypatch):
+    """main(*arguments) -> the tool's status for the tiny model's weights."""
     monkeypatch.chdir(tmp_path)
-    spec = importlib.util.spec_from_file_location("predict_tool", ROOT / "tools" / "predict.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-
-    def run(*arguments):
-        common = ["predict.py", "-c", str(BASE), "--weights", str(weights)]
-        monkeypatch.setattr(sys, "argv", [*common, *map(str, arguments), "-o", *tiny_overrides])
-        return tool.main()
-
-    return run
+    tool = main_of("predict.py")
+    return lambda *arguments: tool("-c", BASE, "--weights", weights, *arguments, "-o", *tiny_overrides)
 
 
 def test_json_alone_goes_to_stdout(main, capsys, tmp_path):
