@@ -9,7 +9,8 @@ import paddle
 def build_optimizer(train, schedule, parameters):
     """The optimizer that a TrainConfig names, for the `parameters`, by the learning rates of the `schedule`.
 
-    momentum is SGD with an L2 penalty; adamw has decoupled decay as torch.optim.AdamW, fairseq's adam and transformers.
+    momentum is SGD with an L2 penalty. adamw is torch.optim.AdamW, which transformers uses: the decay is decoupled. So it is in
+    fairseq's adam, which adds epsilon before the second moment is corrected and not after.
     """
     given = dict(learning_rate=schedule, parameters=parameters)
     if train.optimizer == "momentum":
