@@ -1,4 +1,4 @@
-"""Check in about five minutes that a GPU, or this CPU, trains as it should; ends with a table to be passed on.
+"""Check that a GPU, or this CPU, trains as it should; ends with a table to be passed on.
 
 python tools/check_device.py
 
