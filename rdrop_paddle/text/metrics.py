@@ -1,0 +1,37 @@
+"""Scores of text as integers that add up over sentences and ranks, by sacrebleu.
+
+BLEU and chrF of a whole corpus follow from sums of counts of n-grams, so that it does not matter who counted which sentence.
+"""
+
+from sacrebleu.metrics import BLEU, CHRF
+
+METRICS = {"BLEU": BLEU(), "chrF": CHRF()}  # cased, detokenised text: BLEU splits words as mteval-v13a does
+TOKENISED = BLEU(tokenize="none", force=True)
+BLEU_COUNTS, CHRF_COUNTS = 10, 18  # how many integers
+
+
+def bleu_counts(translation, reference, metric=METRICS["BLEU"]):
+    """[length, length of the reference, matches of 1, 2, 3, 4 words, n-grams of 1, 2, 3, 4 words] of one sentence."""
+    return metric._extract_corpus_statistics([translation], [[reference]])[0]
+
+
+def bleu(counts, metric=METRICS["BLEU"]):
+    """BLEU, 0 to 100, from summed `bleu_counts`."""
+    return metric._compute_score_from_stats([int(count) for count in counts]).score
+
+
+def chrf_counts(translation, reference):
+    """[n-grams, those of the reference, matches] of 1 to 6 characters of one sentence."""
+    return METRICS["chrF"]._extract_corpus_statistics([translation], [[reference]])[0]
+
+
+def chrf(counts):
+    """chrF2, 0 to 100, from summed `chrf_counts`."""
+    return METRICS["chrF"]._compute_score_from_stats([int(count) for count in counts]).score
+
+
+def signature():
+    """What BLEU depends on, as sacrebleu says it."""
+    metric = BLEU()
+    metric.corpus_score(["a"], [["a"]])  # by which it learns the number of references
+    return str(metric.get_signature())

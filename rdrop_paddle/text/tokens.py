@@ -1,0 +1,122 @@
+"""Words to tokens and back: byte-pair encoding by `tokenizers`, trained on the training text and kept with the model.
+
+Everything that text goes through on its way into a model and out of it is in a Tokens and in its file, so that a model is
+used as it was trained, wherever its training text may be.
+"""
+
+import json
+import warnings
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from ..errors import UserError
+
+FILE = "tokenizer.json"  # of a run folder
+FORMAT = 1
+SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
+PADDING, BEGIN, END, UNKNOWN = range(len(SPECIAL))
+
+
+class Tokens:
+    """The tokens of two languages, of one vocabulary where `joint`.
+
+    Args:
+        languages: (source, target), such as ("de", "en").
+        tokenizers: a `tokenizers.Tokenizer` for each; the same one twice where they share a vocabulary.
+        moses: words are those of the Moses tokenizer, whose spacing is undone on the way out.
+    """
+
+    def __init__(self, languages, tokenizers, *, moses=False):
+        self.languages = tuple(languages)
+        self.tokenizers = tuple(tokenizers)
+        self.joint = tokenizers[0] is tokenizers[1]
+        self.moses = moses
+        self._moses = [_Moses(language) if moses else None for language in languages]
+
+    @property
+    def sizes(self):
+        """Tokens in the vocabulary of the source and of the target."""
+        return tuple(tokenizer.get_vocab_size() for tokenizer in self.tokenizers)
+
+    def encode(self, side, texts):
+        """The tokens of each text without BEGIN and END, lists of integers; `side` 0 is the source, 1 the target."""
+        if self.moses:
+            texts = [self._moses[side].split(text) for text in texts]
+        return [found.ids for found in self.tokenizers[side].encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, side, ids):
+        """The text of some tokens, of which special ones say nothing."""
+        text = self.tokenizers[side].decode([int(number) for number in ids], skip_special_tokens=True)
+        return self._moses[side].join(text) if self.moses else text
+
+    def pieces(self, side, ids):
+        """What each token stands for."""
+        return [self.tokenizers[side].id_to_token(int(number)) for number in ids]
+
+    def to_json(self):
+        """What `from_json` reads, as JSON values."""
+        kept = self.tokenizers[:1] if self.joint else self.tokenizers
+        settings = dict(format=FORMAT, languages=list(self.languages), moses=self.moses)
+        return settings | dict(tokenizers=[json.loads(tokenizer.to_str()) for tokenizer in kept])
+
+    @classmethod
+    def from_json(cls, values, source):
+        """The Tokens that `to_json` gave; `source` names the file in messages.
+
+        Raises:
+            UserError: it is something else.
+        """
+        try:
+            if values["format"] != FORMAT:
+                raise UserError(f"{source}: format {values['format']}, and this version reads {FORMAT}")
+            found = [Tokenizer.from_str(json.dumps(one)) for one in values["tokenizers"]]
+            return cls(values["languages"], [found[0], found[-1]], moses=values["moses"])
+        except UserError:
+            raise
+        except Exception as error:  # the Rust side raises plain Exceptions
+            raise UserError(f"{source} is no file of tokens as training writes it ({error})") from None
+
+
+def train_tokens(languages, texts, *, vocabulary_size, joint, lowercase, moses=False):
+    """Byte-pair encoding of `vocabulary_size` tokens, learned from `texts`, a list of lines for each of two `languages`.
+
+    Args:
+        joint: one vocabulary for both.
+        lowercase: whether capitals are lost on the way in.
+        moses: split words by the Moses tokenizer first, as the published IWSLT14 recipe does.
+    """
+    if moses:
+        texts = [[_Moses(language).split(line) for line in lines] for language, lines in zip(languages, texts)]
+    parts = [[*texts[0], *texts[1]]] if joint else texts
+    found = [_trained(lines, vocabulary_size, lowercase, moses) for lines in parts]
+    return Tokens(languages, [found[0], found[-1]], moses=moses)
+
+
+def _trained(lines, vocabulary_size, lowercase, moses):
+    tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL[UNKNOWN]))
+    steps = [normalizers.NFC(), *([normalizers.Lowercase()] if lowercase else [])]
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    # a space belongs to the word behind it, so that joining the pieces gives the text again; Moses has split punctuation off
+    words = [pre_tokenizers.Metaspace(), *([] if moses else [pre_tokenizers.Punctuation()])]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(words)
+    tokenizer.decoder = decoders.Metaspace()
+    settings = dict(vocab_size=vocabulary_size, special_tokens=list(SPECIAL), show_progress=False)
+    tokenizer.train_from_iterator(lines, trainers.BpeTrainer(**settings))
+    return tokenizer
+
+
+class _Moses:
+    """The Moses tokenizer of a language, by sacremoses, with its entities such as &apos; as in the official preparation."""
+
+    def __init__(self, language):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # sacremoses' regular expressions are of an older Python
+            from sacremoses import MosesDetokenizer, MosesTokenizer
+
+            self._tokenizer, self._detokenizer = MosesTokenizer(language), MosesDetokenizer(language)
+
+    def split(self, text):
+        return self._tokenizer.tokenize(text, return_str=True)
+
+    def join(self, text):
+        return self._detokenizer.detokenize(text.split())
