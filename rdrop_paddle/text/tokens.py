@@ -31,7 +31,7 @@ class Tokens:
         self.tokenizers = tuple(tokenizers)
         self.joint = tokenizers[0] is tokenizers[1]
         self.moses = moses
-        self._moses = [_Moses(language) if moses else None for language in languages]
+        self._moses = [Moses(language) if moses else None for language in languages]
 
     @property
     def sizes(self):
@@ -86,7 +86,7 @@ def train_tokens(languages, texts, *, vocabulary_size, joint, lowercase, moses=F
         moses: split words by the Moses tokenizer first, as the published IWSLT14 recipe does.
     """
     if moses:
-        texts = [[_Moses(language).split(line) for line in lines] for language, lines in zip(languages, texts)]
+        texts = [list(map(Moses(language).split, lines)) for language, lines in zip(languages, texts)]
     parts = [[*texts[0], *texts[1]]] if joint else texts
     found = [_trained(lines, vocabulary_size, lowercase, moses) for lines in parts]
     return Tokens(languages, [found[0], found[-1]], moses=moses)
@@ -105,7 +105,7 @@ def _trained(lines, vocabulary_size, lowercase, moses):
     return tokenizer
 
 
-class _Moses:
+class Moses:
     """The Moses tokenizer of a language, by sacremoses, with its entities such as &apos; as in the official preparation."""
 
     def __init__(self, language):

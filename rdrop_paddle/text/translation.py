@@ -1,24 +1,12 @@
 """Translation as the engine sees it, see training/engine.py: model, batches, loss, counts and scores."""
 
-import contextlib
-import hashlib
-import math
 from typing import NamedTuple
 
 import numpy as np
-import paddle
 
 from .. import ranks
-from ..config import data_root
-from ..console import reported, say
-from ..durability import files
-from ..loss import cross_entropy
 from ..training.criterion import Criterion
-from . import batches, metrics
-from .beam_search import Search, beam_search
-from .parallel import choose, fingerprint
-from .corpora import read_split
-from .tokens import BEGIN, END, PADDING, train_tokens
+from . import metrics
 from .transformer import build_transformer
 
 SHOWN = 3  # sentences that VisualDL shows the translations of
