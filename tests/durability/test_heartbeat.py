@@ -36,7 +36,7 @@ def test_a_rank_that_beats_but_makes_no_progress_is_named_by_those_who_wait_for_
 def test_a_rank_that_falls_silent_is_named_as_such_though_its_last_beat_is_younger_than_the_last_progress():
     ledger = Ledger(0, 2)
     for second in range(1, 22):
-        for rank in (0, 1) if second <= 3 else (0,):  # nobody makes progress after the first second, rank 1 stops after the third
+        for rank in (0, 1) if second <= 3 else (0,):  # who makes no progress from the start
             ledger.hear(rank, Beat(second, 1 + (rank == 0), 1), second)
         missing = ledger.missing(second, 10, 10)
         assert missing is None if second < 11 else missing.startswith(f"rank 1 has not been heard of for {second - 3} s")
