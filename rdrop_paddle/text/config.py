@@ -33,6 +33,7 @@ class ParallelDataConfig:
     source: str
     target: str
     lowercase: bool
+    moses: bool
     vocabulary: str = one_of("joint", "separate")
     vocabulary_size: int = within(low=8)
     max_tokens: int = within(low=1)
@@ -48,6 +49,17 @@ class DecodeConfig:
     max_length_b: int = within(low=1)
     no_repeat_ngram: int = within(low=0)
     max_tokens: int = within(low=1)
+
+    def arguments(self):
+        """Those of beam_search."""
+        return dict(
+            beam_size=self.beam,
+            length_penalty=self.length_penalty,
+            min_length=self.min_length,
+            max_length_a=self.max_length_a,
+            max_length_b=self.max_length_b,
+            no_repeat_ngram_size=self.no_repeat_ngram,
+        )
 
 
 @dataclass

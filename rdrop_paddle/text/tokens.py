@@ -4,6 +4,7 @@ Everything that text goes through on its way into a model and out of it is in a 
 used as it was trained, wherever its training text may be.
 """
 
+import hashlib
 import json
 import warnings
 
@@ -52,6 +53,10 @@ class Tokens:
     def pieces(self, side, ids):
         """What each token stands for."""
         return [self.tokenizers[side].id_to_token(int(number)) for number in ids]
+
+    def fingerprint(self):
+        """The sha256 of `to_json`."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
     def to_json(self):
         """What `from_json` reads, as JSON values."""
