@@ -18,7 +18,7 @@ def cut(lengths, order, max_tokens):
         if (position - first + 1) * length > max_tokens and position > first:  # rising, so that this is the longest
             starts.append(position)
             first = position
-    return np.split(order, starts[1:])
+    return np.split(order, starts[1:]) if len(order) else []
 
 
 def epoch(lengths, max_tokens, *, seed, number):

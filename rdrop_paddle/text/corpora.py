@@ -160,4 +160,4 @@ def _training_lines(text):
 
 def _segments(text):
     found = re.findall(r'<seg id="[0-9]*">(.*)</seg>', text)
-    return [line.strip().replace("’", "'") for line in found]
+    return [line.strip().replace("\u2019", "'") for line in found]

@@ -1,14 +1,17 @@
 """Words to tokens and back: byte-pair encoding by `tokenizers`, trained on the training text and kept with the model.
 
 Everything that text goes through on its way into a model and out of it is in a Tokens and in its file, so that a model is
-used as it was trained, wherever its training text may be.
+used as it was trained, wherever its training text may be. Text comes back as it was but for this: it is in Unicode's form NFC;
+space of any kind and length, and the sign \u2581 that stands for it among the tokens, is one space, and none at the ends;
+characters that the training text has not are lost, as are capitals where it was asked; the Moses tokenizer has a spacing of
+its own around punctuation. What looks like a special token in a text is text.
 """
 
 import hashlib
 import json
 import warnings
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from ..errors import UserError
 
@@ -33,6 +36,8 @@ class Tokens:
         self.joint = tokenizers[0] is tokenizers[1]
         self.moses = moses
         self._moses = [Moses(language) if moses else None for language in languages]
+        for tokenizer in self.tokenizers:  # their files do not keep it
+            tokenizer.encode_special_tokens = True
 
     @property
     def sizes(self):
@@ -48,7 +53,7 @@ class Tokens:
     def decode(self, side, ids):
         """The text of some tokens, of which special ones say nothing."""
         text = self.tokenizers[side].decode([int(number) for number in ids], skip_special_tokens=True)
-        return self._moses[side].join(text) if self.moses else text
+        return self._moses[side].join(text) if self.moses else " ".join(text.split())
 
     def pieces(self, side, ids):
         """What each token stands for."""
@@ -99,8 +104,9 @@ def train_tokens(languages, texts, *, vocabulary_size, joint, lowercase, moses=F
 
 def _trained(lines, vocabulary_size, lowercase, moses):
     tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL[UNKNOWN]))
-    steps = [normalizers.NFC(), *([normalizers.Lowercase()] if lowercase else [])]
-    tokenizer.normalizer = normalizers.Sequence(steps)
+    spaces = [normalizers.Replace(Regex(r"[\s\x1c-\x1f\u2581]+"), " "), normalizers.Strip()]
+    letters = [*([normalizers.Lowercase()] if lowercase else []), normalizers.NFC()]
+    tokenizer.normalizer = normalizers.Sequence([*letters, *spaces])
     # a space belongs to the word behind it, so that joining the pieces gives the text again; Moses has split punctuation off
     words = [pre_tokenizers.Metaspace(), *([] if moses else [pre_tokenizers.Punctuation()])]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(words)
