@@ -50,17 +50,6 @@ class DecodeConfig:
     no_repeat_ngram: int = within(low=0)
     max_tokens: int = within(low=1)
 
-    def arguments(self):
-        """Those of beam_search."""
-        return dict(
-            beam_size=self.beam,
-            length_penalty=self.length_penalty,
-            min_length=self.min_length,
-            max_length_a=self.max_length_a,
-            max_length_b=self.max_length_b,
-            no_repeat_ngram_size=self.no_repeat_ngram,
-        )
-
 
 @dataclass
 class TranslationEvalConfig(EvalConfig):

@@ -34,7 +34,7 @@ def read_pairs(folder, names, languages, *, training):
         UserError: a file is absent, not UTF-8, holds a NUL, or has another number of lines than the other.
     """
     path = [_path(folder, names, language) for language in languages]
-    pairs = Pairs(*map(_lines, path))
+    pairs = Pairs(*map(read_lines, path))
     if len(pairs.source) != len(pairs.target):
         counts = " but ".join(f"{p.name} has {len(lines)} lines" for p, lines in zip(path, pairs))
         raise UserError(f"{folder}: {counts}: line n of one must be the translation of line n of the other")
@@ -71,13 +71,26 @@ def _path(folder, names, language):
     return found
 
 
-def _lines(path):
-    """The lines of a file, without the end of line of any system; not str.splitlines(), which splits at characters of text."""
+def read_lines(path):
+    """The lines of a text file, plain or .gz; see `lines_of`.
+
+    Raises:
+        UserError: also where it cannot be read.
+    """
     try:
         content = path.read_bytes()
         content = gzip.decompress(content) if path.suffix == ".gz" else content
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    return lines_of(content, path)
+
+
+def lines_of(content, path):
+    """The lines of UTF-8 text without the end of line of any system; not str.splitlines(), which splits at characters of text.
+
+    Raises:
+        UserError: it is not UTF-8, holds a NUL, or nothing; the message names `path`.
+    """
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

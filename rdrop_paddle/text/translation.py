@@ -22,12 +22,12 @@ from ..reporting.runlog import run_folder
 from ..training.criterion import FusedLinearCriterion
 from ..weights.loading import find_weights
 from . import batches, metrics, translation_weights
-from .beam_search import beam_search
 from .corpora import read_split
 from .parallel import Pairs, fingerprint
 from .sizes import with_numbers
 from .tokens import END, FILE, FORMAT, PADDING, Tokens, train_tokens
 from .transformer import Transformer
+from .translate import search
 
 SHOWN = 3  # sentences that VisualDL shows
 
@@ -199,15 +199,11 @@ class Translation:
         loss = tokens * float(fused_linear_cross_entropy(hidden, evaluator.model.output_weight, labels, mask))
         counts = np.zeros(len(metrics.COUNT_NAMES))
         if evaluator.references is not None:
-            for index, found in zip(indices.tolist(), self.search(source)):
+            for index, found in zip(indices.tolist(), search(self.model, source, self.config.decode)):
                 self.hypotheses[index] = found[0].tokens if found else ()
                 translation = self.tokens.decode(1, self.hypotheses[index])
                 counts += metrics.counts(translation, evaluator.references[index], self.config.data.target)
         return paddle.to_tensor([loss, tokens, *counts], "float64")
-
-    def search(self, source):
-        """The Hypotheses of each source [N, S], END its last token, as the section `decode` asks."""
-        return beam_search(self.model, source, first=END, end=END, **self.config.decode.arguments())
 
     def score(self, counts):
         """{name: number} of summed counts: of translations first where there are some, then perplexity in nats per token."""
@@ -254,7 +250,9 @@ class Translation:
         """Translations of the first sentences that are held out, beside source and reference: {tag: text}."""
         encoded = self.encoded("val")
         source = paddle.to_tensor(batches.padded(encoded.source[:SHOWN], PADDING))
-        found = [self.tokens.decode(1, best[0].tokens) if best else "" for best in self.search(source)]
+        found = [
+            self.tokens.decode(1, best[0].tokens) if best else "" for best in search(self.model, source, self.config.decode)
+        ]
         shown = zip(*(texts[:SHOWN] for texts in encoded.pairs), found)
         return {f"val/translation {n}": f"{s}  \n→ {t}  \n(reference: {r})" for n, (s, r, t) in enumerate(shown)}
 
