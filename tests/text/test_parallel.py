@@ -131,5 +131,6 @@ def test_a_choice_keeps_the_order_and_is_the_same_each_time():
 
 
 def test_a_line_that_moves_to_its_neighbour_changes_the_fingerprint():
-    pairs = [Pairs(["a", ""], ["", "b"]), Pairs(["a", "b"], ["", ""]), Pairs(["", "a"], ["", "b"]), Pairs(["ab"], [""])]
-    assert len({fingerprint(one) for one in pairs}) == 4 and len(fingerprint(pairs[0])) == 64
+    texts = [("a", "", "", "b"), ("a", "b", "", ""), ("", "a", "", "b"), ("a", "b", "c", "d"), ("a", "bc", "", "d")]
+    pairs = [Pairs([*text[:2]], [*text[2:]]) for text in texts] + [Pairs(["ab"], [""])]
+    assert len({fingerprint(one) for one in pairs}) == len(pairs) and len(fingerprint(pairs[0])) == 64
