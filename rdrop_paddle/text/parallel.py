@@ -25,20 +25,21 @@ class Pairs(NamedTuple):
 
 
 def read_pairs(folder, names, languages, *, training):
-    """The Pairs of the files `folder`/`name`.`language`, plain or with .gz behind it, for the first of `names` that is there.
+    """The Pairs of the files `folder`/`name`.`language`, plain or with .gz behind it, for the first of `names` that has both.
 
     Args:
         training: leave out pairs with an empty or over-long side, and say how many; otherwise every line counts.
 
     Raises:
-        UserError: a file is absent, not UTF-8, holds a NUL, or has another number of lines than the other.
+        UserError: a file is absent, empty, not UTF-8, holds a NUL, or has another number of lines than the other; or no pair
+            is left to train on.
     """
-    path = [_path(folder, names, language) for language in languages]
-    pairs = Pairs(*map(read_lines, path))
+    paths = _paths(folder, names, languages)
+    pairs = Pairs(*map(read_lines, paths))
     if len(pairs.source) != len(pairs.target):
-        counts = " but ".join(f"{p.name} has {len(lines)} lines" for p, lines in zip(path, pairs))
+        counts = " but ".join(f"{path.name} has {len(lines):,} lines" for path, lines in zip(paths, pairs))
         raise UserError(f"{folder}: {counts}: line n of one must be the translation of line n of the other")
-    return _without_odd_ones(pairs, path[0]) if training else pairs
+    return _without_odd_ones(pairs, " and ".join(map(str, paths))) if training else pairs
 
 
 def choose(pairs, count):
@@ -62,13 +63,15 @@ def fingerprint(pairs):
     return digest.hexdigest()
 
 
-def _path(folder, names, language):
-    candidates = [folder / f"{name}.{language}{suffix}" for name in names for suffix in ("", ".gz")]
-    found = next((path for path in candidates if path.exists()), None)
-    if found is None:
-        there = sorted(path.name for path in folder.iterdir())[:8] if folder.is_dir() else []
-        raise UserError(f"{folder} has no {names[0]}.{language}, plain or .gz; there is {', '.join(there) or 'nothing'}")
-    return found
+def _paths(folder, names, languages):
+    for name in names:
+        candidates = [[folder / f"{name}.{language}{suffix}" for suffix in ("", ".gz")] for language in languages]
+        found = [next((path for path in both if path.exists()), None) for both in candidates]
+        if all(found):
+            return found
+    there = sorted(path.name for path in folder.iterdir())[:8] if folder.is_dir() else []
+    wanted = " and ".join(f"{names[0]}.{language}" for language in languages)
+    raise UserError(f"{folder} must have {wanted}, plain or .gz; there is {', '.join(there) or 'nothing'}")
 
 
 def read_lines(path):
@@ -92,7 +95,7 @@ def lines_of(content, path):
         UserError: it is not UTF-8, holds a NUL, or nothing; the message names `path`.
     """
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode().removeprefix("\ufeff")  # the codec utf-8-sig gives wrong places of what it cannot read
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise UserError(f"{path}, line {line}: not UTF-8; convert it, for example with iconv -f latin1 -t utf-8") from None
@@ -107,15 +110,18 @@ def lines_of(content, path):
     return [line.strip() for line in lines]
 
 
-def _without_odd_ones(pairs, path):
+def _without_odd_ones(pairs, source):
     empty, long = [], []
     for number, sides in enumerate(zip(*pairs)):
         if not all(sides):
             empty.append(number)
         elif max(map(len, sides)) > LONGEST_LINE:
             long.append(number)
-    for reason, numbers in (("with an empty side", empty), (f"of more than {LONGEST_LINE:,} characters", long)):
+    for reason, numbers in (("a side is empty", empty), (f"a side has more than {LONGEST_LINE:,} characters", long)):
         if numbers:
-            say(f"{path.parent / path.stem}: {len(numbers):,} pairs {reason} left out, the first in line {numbers[0] + 1}")
+            counts = f"{len(numbers):,} of {len(pairs.source):,} pairs left out"
+            say(f"{source}: {counts} because {reason}, the first in line {numbers[0] + 1:,}")
     odd = {*empty, *long}
+    if len(odd) == len(pairs.source):
+        raise UserError(f"{source}: no pair is left to train on")
     return pairs.take([n for n in range(len(pairs.source)) if n not in odd]) if odd else pairs

@@ -80,7 +80,11 @@ class Tokens:
             if values["format"] != FORMAT:
                 raise UserError(f"{source}: format {values['format']}, and this version reads {FORMAT}")
             found = [Tokenizer.from_str(json.dumps(one)) for one in values["tokenizers"]]
-            return cls(values["languages"], [found[0], found[-1]], moses=values["moses"])
+            special = [{number: token.content for number, token in one.get_added_tokens_decoder().items()} for one in found]
+            if any(one != dict(enumerate(SPECIAL)) for one in special):
+                raise UserError(f"{source}: the special tokens are not {', '.join(SPECIAL)}, which the model takes them for")
+            source_language, target_language = values["languages"]
+            return cls([source_language, target_language], [found[0], found[-1]], moses=values["moses"])
         except UserError:
             raise
         except Exception as error:  # the Rust side raises plain Exceptions
@@ -88,9 +92,11 @@ class Tokens:
 
 
 def train_tokens(languages, texts, *, vocabulary_size, joint, lowercase, moses=False):
-    """Byte-pair encoding of `vocabulary_size` tokens, learned from `texts`, a list of lines for each of two `languages`.
+    """Byte-pair encoding learned from `texts`, a list of lines for each of two `languages`; the same text gives the same.
 
     Args:
+        vocabulary_size: of a vocabulary, in tokens: fewer where the text is too short for so many, more where it has more
+            characters.
         joint: one vocabulary for both.
         lowercase: whether capitals are lost on the way in.
         moses: split words by the Moses tokenizer first, as the published IWSLT14 recipe does.
