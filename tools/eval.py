@@ -44,7 +44,7 @@ def main():
     report = task.load_weights(weights, sha256=options.sha256, ema=options.ema)
     if rank == 0:
         print(report, flush=True)
-    console.say(f"evaluating {task.size(config.eval.split):,} {config.unit}")
+    console.say(f"evaluating {task.size(config.eval.split):,} samples")
     task = task.recording() if options.predictions else task
     score = engine.evaluate(task, config.eval.split)
     if options.predictions:
