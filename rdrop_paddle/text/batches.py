@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from ..errors import UserError
+
 
 def cut(lengths, order, max_tokens):
     """Consecutive parts of `order`, sorted by length, of which none has more tokens than `max_tokens`, padding counted.
@@ -36,6 +38,9 @@ def training_order(lengths, max_tokens, *, accumulation, seed, rank, ranks, firs
     """Endless micro-batches (int arrays of indices) of one rank, from update `first_update` (1, 2, ...) on.
 
     An update takes `accumulation` micro-batches of an epoch, by which the ranks take turns; an incomplete last one is dropped.
+
+    Raises:
+        UserError: there is none but that.
     """
     updates = updates_of_epoch(lengths, max_tokens, accumulation)
     update = first_update - 1
@@ -48,7 +53,18 @@ def training_order(lengths, max_tokens, *, accumulation, seed, rank, ranks, firs
 
 
 def updates_of_epoch(lengths, max_tokens, accumulation):
-    return len(cut(lengths, np.argsort(lengths, kind="stable"), max_tokens)) // accumulation
+    """How many whole updates an epoch has.
+
+    Raises:
+        UserError: none.
+    """
+    parts = len(cut(lengths, np.argsort(lengths, kind="stable"), max_tokens))
+    if parts < accumulation:
+        raise UserError(
+            f"train.accumulation is {accumulation} but the training text makes {parts} micro-batches of data.max_tokens "
+            f"{max_tokens}: lower one of the two"
+        )
+    return parts // accumulation
 
 
 def padded(sequences, value):
