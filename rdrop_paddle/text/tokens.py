@@ -10,6 +10,7 @@ its own around punctuation. What looks like a special token in a text is text.
 import hashlib
 import json
 import warnings
+from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -68,6 +69,14 @@ class Tokens:
         kept = self.tokenizers[:1] if self.joint else self.tokenizers
         settings = dict(format=FORMAT, languages=list(self.languages), moses=self.moses)
         return settings | dict(tokenizers=[json.loads(tokenizer.to_str()) for tokenizer in kept])
+
+    @classmethod
+    def read(cls, path):
+        """The Tokens of a file; errors as in `from_json`."""
+        try:
+            return cls.from_json(json.loads(Path(path).read_bytes()), path)
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read {path} ({error}): mend it or move it away") from None
 
     @classmethod
     def from_json(cls, values, source):

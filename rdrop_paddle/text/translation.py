@@ -29,11 +29,12 @@ from .tokens import END, FILE, FORMAT, PADDING, Tokens, train_tokens
 from .transformer import Transformer
 from .translate import search
 
+AT_ONCE = 10_000  # texts that are encoded together
 SHOWN = 3  # sentences that VisualDL shows
 
 
 class Encoded(NamedTuple):
-    """Pairs and their tokens, END the last of each."""
+    """Pairs and their tokens, int32 arrays, END the last of each."""
 
     pairs: Pairs
     source: list
@@ -76,7 +77,7 @@ class Translation:
     def tokens(self):
         begun = run_folder(self.config) / FILE  # a run that is resumed has them, be its data of another machine
         if begun.exists():
-            return Tokens.from_json(json.loads(begun.read_bytes()), begun)
+            return Tokens.read(begun)
         config, pairs = self.config.data, self.pairs("train")
         keys = ("vocabulary", "vocabulary_size", "lowercase", "moses", "source", "target")
         settings = {key: getattr(config, key) for key in keys}
@@ -90,7 +91,7 @@ class Translation:
                 learned.parent.mkdir(parents=True, exist_ok=True)
                 files.replace_file(learned, files.json_bytes(found.to_json()))
         ranks.wait_for_all()
-        return Tokens.from_json(json.loads(learned.read_bytes()), learned)
+        return Tokens.read(learned)
 
     @functools.cached_property
     def model(self):
@@ -129,9 +130,17 @@ class Translation:
         """The Encoded of a split."""
         if split not in self._encoded:
             pairs = self.pairs(split)
-            source, target = ([[*ids, END] for ids in self.tokens.encode(side, texts)] for side, texts in enumerate(pairs))
+            source, target = (
+                [np.append(ids, np.int32(END)) for ids in self.tokens.encode(side, texts)] for side, texts in enumerate(pairs)
+            )
             self._encoded[split] = self._fitting(Encoded(pairs, source, target), split)
         return self._encoded[split]
+
+    def _ended(self, side, texts):
+        """The tokens of each text, END the last: int32 arrays, since millions of lists of integers would fill the memory."""
+        for start in range(0, len(texts), AT_ONCE):
+            for ids in self.tokens.encode(side, texts[start : start + AT_ONCE]):
+                yield np.asarray([*ids, END], "int32")
 
     def _fitting(self, encoded, split):
         """Without what the model has no positions for: such pairs of the training text, the ends of such sentences else."""
@@ -144,7 +153,7 @@ class Translation:
         if split == "train":
             fits = sorted({*range(len(encoded.source))} - {*long.tolist()})
             return Encoded(encoded.pairs.take(fits), *([side[n] for n in fits] for side in encoded[1:]))
-        return Encoded(encoded.pairs, *([[*ids[: limit - 1], END] for ids in side] for side in encoded[1:]))
+        return Encoded(encoded.pairs, *([_cut(ids, limit) for ids in side] for side in encoded[1:]))
 
     def size(self, split):
         """How many pairs a split has."""
@@ -173,7 +182,7 @@ class Translation:
 
     def _batch(self, encoded, indices):
         source, labels = ([side[n] for n in indices] for side in encoded[1:])
-        target_in = [[END, *ids[:-1]] for ids in labels]  # as fairseq does, a target begins with the end of the one before
+        target_in = [np.roll(ids, 1) for ids in labels]  # as fairseq does, a target begins with the end of the one before
         arrays = [batches.padded(side, PADDING) for side in (source, target_in, labels)]
         return [paddle.to_tensor(array) for array in (*arrays, np.asarray(indices))]
 
@@ -217,27 +226,30 @@ class Translation:
 
     def data_state(self, updates):
         """What the batches after so many updates follow from, of JSON values: the data, their tokens, and the epoch."""
-        encoded = self.encoded("train")
-        updates_of_epoch = batches.updates_of_epoch(
-            encoded.lengths(), self.config.data.max_tokens, self.config.train.accumulation
-        )
-        epoch, done = divmod(updates, updates_of_epoch)
-        digests = {split: fingerprint(self.pairs(split)) for split in ("train", "val")}
-        return digests | {"tokens": self.tokens.fingerprint(), "epoch": epoch, "updates_of_epoch": done}
+        epoch, done = divmod(updates, self.updates_of_epoch)
+        return {**self._fingerprints, "epoch": epoch, "updates_of_epoch": done}
+
+    @functools.cached_property
+    def updates_of_epoch(self):
+        config = self.config
+        return batches.updates_of_epoch(self.encoded("train").lengths(), config.data.max_tokens, config.train.accumulation)
+
+    @functools.cached_property
+    def _fingerprints(self):
+        return {split: fingerprint(self.pairs(split)) for split in ("train", "val")} | {"tokens": self.tokens.fingerprint()}
 
     def describe(self):
         """{what: words} for the start of a run."""
-        train, config, encoded = self.config.train, with_numbers(self.config.model), self.encoded("train")
+        train, config = self.config.train, with_numbers(self.config.model)
         precision = "float32" if train.amp == "off" else train.amp_dtype
         width = config.embed_dim // config.num_heads
-        updates = batches.updates_of_epoch(encoded.lengths(), self.config.data.max_tokens, train.accumulation)
         source, target = self.tokens.sizes
         return {
             "initial weights": f"{self.weight_report or 'random, or those of the checkpoint'}",
             "attention": f"{attention_backend(width, precision)} in {precision}, heads of width {width}",
             "tokens": f"{source:,}, joint" if self.tokens.joint else f"{source:,} and {target:,}",
             "global batch": f"{train.accumulation} micro-batches of at most {self.config.data.max_tokens:,} tokens",
-            "training pairs": f"{self.size('train'):,}, {updates} updates an epoch, {train.steps} updates in all",
+            "training pairs": f"{self.size('train'):,}, {self.updates_of_epoch} updates an epoch, {train.steps} updates in all",
         }
 
     def examples(self):
@@ -270,3 +282,7 @@ class Translation:
         if self.rank == 0:
             lines = [self.tokens.decode(1, row[: list(row).index(END)]) for row in held]
             files.replace_file(Path(path), "".join(f"{line}\n" for line in lines).encode())
+
+
+def _cut(ids, limit):
+    return ids if len(ids) <= limit else np.append(ids[: limit - 1], np.int32(END))
