@@ -82,7 +82,9 @@ def _check_languages(config, there):
 
 
 def _fetched(url, name, folder):
-    """The file at `url`, downloaded into `folder` as `name`."""
+    """The file at `url`, downloaded into `folder` as `name` unless it lies there."""
+    if (folder / name).exists():
+        return folder / name
     say(f"downloading {url} to {folder}")
     pooch.get_logger().setLevel("WARNING")  # it would advise to write the checksum down
     try:
@@ -114,9 +116,7 @@ def _prepare_iwslt14(folder):
     """
     if folder.exists():
         raise UserError(f"{folder} is not as it was prepared ({files.fault(folder)}): remove it to have it prepared again")
-    archive = folder.with_name("de-en.tgz")
-    if not archive.exists():
-        archive = _fetched(IWSLT14, archive.name, folder.parent)
+    archive = _fetched(IWSLT14, "de-en.tgz", folder.parent)
     say(f"preparing {archive}: some minutes, once")
     languages = ("de", "en")
     train = [f"train.tags.de-en.{language}" for language in languages]

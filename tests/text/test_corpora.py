@@ -60,7 +60,7 @@ def test_a_chosen_number_of_pairs_is_for_training_alone(multi30k):
     assert [len(found[split].source) for split in ("train", "val", "test")] == [2, 3, 3]
 
 
-def test_a_failed_download_says_which_file_to_put_where(multi30k, server, cache, monkeypatch):
+def test_a_failed_download_says_which_file_to_put_where(multi30k, server, cache, monkeypatch, capfd):
     packed = server.folder / "val.de.gz"
     content = packed.read_bytes()
     packed.unlink()
@@ -69,7 +69,9 @@ def test_a_failed_download_says_which_file_to_put_where(multi30k, server, cache,
         read(section("multi30k"))
     assert "\n" not in str(error.value)
     place.write_bytes(content)  # as the message says
+    capfd.readouterr()
     assert corpora.read_split(section("multi30k"), "val").source == multi30k["val.de"]
+    assert "val.de.gz" not in capfd.readouterr().err
     monkeypatch.setattr(corpora, "MULTI30K", "http://127.0.0.1:9")
     (cache / "multi30k" / "train.de").unlink()
     with pytest.raises(UserError, match=r"could not download http://127.0.0.1:9/train.de.gz .*: put train.de.gz at "):
@@ -105,6 +107,7 @@ TRAIN = [  # German, English, whether it stays
      "TED Talk Untertitel: Ein Hund"),
     ("Das ist  gut. ", " That's good.", "Das ist  gut."),
     ("", "Nothing.", False),
+    ("", "", False),
     ("eins zwei", "one two three", "eins zwei"),  # 1.5 times as long
     ("eins", "one two", False),  # twice as long
     ("Ja, ja!", "Yes yes", False),  # 4 words to 2, with Moses
@@ -170,7 +173,7 @@ def test_iwslt14_is_prepared_from_an_archive_that_lies_there(iwslt14, server, ca
     [
         ({"train.tags.de-en.en": None}, "no member train.tags.de-en.en; get the archive from http"),
         ({"IWSLT14.TEDX.dev2012.de-en.de.xml": None}, "no member IWSLT14.TEDX.dev2012.de-en.de.xml"),
-        ({"train.tags.de-en.en": "one\ntwo\n"}, "59 and 2 lines in its two languages"),
+        ({"train.tags.de-en.en": "one\ntwo\n"}, "60 and 2 lines in its two languages"),
         ({"IWSLT14.TED.tst2010.de-en.en.xml": '<seg id="1">one</seg>\n'}, "10 and 9 lines in its two languages"),
     ],
     ids=["no training text", "no test", "another number of lines", "another number of segments"],
