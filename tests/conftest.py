@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import http.server
 import importlib.util
 import io
 import json
@@ -11,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import threading
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -355,6 +357,27 @@ class _Python2Array:
     def __reduce__(self):
         reconstruct, _, state = self.array.__reduce__()
         return reconstruct, (np.ndarray, (0,), "b"), (*state[:4], self.array.tobytes().decode("latin1"))
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Serves tmp_path/served on 127.0.0.1; server.url is its address."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=str(folder))
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        running.url = f"http://127.0.0.1:{running.server_port}"
+        running.folder = folder
+        threading.Thread(target=running.serve_forever, args=[0.01], daemon=True).start()
+        yield running
+        running.shutdown()
 
 
 class Payload:

@@ -3,7 +3,9 @@
 import gzip
 import hashlib
 import re
+import shutil
 import tarfile
+import zlib
 from pathlib import Path
 
 import pooch
@@ -13,6 +15,7 @@ from ..console import say
 from ..durability import files
 from ..errors import UserError
 from .parallel import choose, read_pairs
+from .tokens import Moses
 
 MULTI30K = "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw"
 # sha256 of the unpacked text: the archives are packed anew now and then
@@ -26,6 +29,7 @@ MULTI30K_SHA256 = {
 }
 IWSLT14 = "https://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz"
 IWSLT14_TESTS = ("TED.dev2010", "TEDX.dev2012", "TED.tst2010", "TED.tst2011", "TED.tst2012")
+IWSLT14_SIZES = {"train": 160_239, "val": 7_283, "test": 6_750}  # pairs, by the official script
 LONGEST, RATIO, HELD_OUT = 175, 1.5, 23  # words; of the longer side to the shorter; every 23rd pair selects
 NAMES = {"train": ("train",), "val": ("val", "valid"), "test": ("test", "test_2016_flickr")}  # of a split's files
 
@@ -78,8 +82,11 @@ def _check_languages(config, there):
 
 
 def _fetched(url, name, folder):
-    """The file at `url`, downloaded into `folder` as `name`."""
+    """The file at `url`, downloaded into `folder` as `name` unless it lies there."""
+    if (folder / name).exists():
+        return folder / name
     say(f"downloading {url} to {folder}")
+    pooch.get_logger().setLevel("WARNING")  # it would advise to write the checksum down
     try:
         return Path(pooch.retrieve(url, None, name, folder, downloader=pooch.HTTPDownloader(progressbar=True)))
     except (OSError, ValueError) as error:  # requests' errors are OSErrors
@@ -91,13 +98,15 @@ def _download_multi30k(folder, name):
     packed = _fetched(f"{MULTI30K}/{name}.gz", f"{name}.gz", folder)
     try:
         content = gzip.decompress(packed.read_bytes())
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{packed} is damaged ({error}): remove it and start again") from None
     found = hashlib.sha256(content).hexdigest()
-    packed.unlink()
     if found != MULTI30K_SHA256[name]:
-        raise UserError(f"{name} of {MULTI30K}: sha256 {found}, expected {MULTI30K_SHA256[name]}; try again")
-    files.replace_file(folder / name, content)
+        hashes = f"sha256 {found}, expected {MULTI30K_SHA256[name]}"
+        raise UserError(f"{packed} holds another text ({hashes}): remove it and start again")
+    with files.writing(folder / name):
+        files.replace_file(folder / name, content)
+        packed.unlink()
 
 
 def _prepare_iwslt14(folder):
@@ -105,59 +114,66 @@ def _prepare_iwslt14(folder):
 
     What is kept is the text itself: words and lower case are the tokens' business, see tokens.py.
     """
-    archive = folder.with_name("de-en.tgz")
-    if not archive.exists():
-        archive = _fetched(IWSLT14, archive.name, folder.parent)
+    if folder.exists():
+        raise UserError(f"{folder} is not as it was prepared ({files.fault(folder)}): remove it to have it prepared again")
+    archive = _fetched(IWSLT14, "de-en.tgz", folder.parent)
     say(f"preparing {archive}: some minutes, once")
-    members = _members(archive)
     languages = ("de", "en")
-    train = [_training_lines(_member(members, f"train.tags.de-en.{language}", archive)) for language in languages]
-    kept = clean(*train, languages)
-    content = {}
-    for side, language in enumerate(languages):
-        lines = [pair[side] for pair in kept]
-        content[f"train.{language}"] = [line for number, line in enumerate(lines, start=1) if number % HELD_OUT]
-        content[f"val.{language}"] = lines[HELD_OUT - 1 :: HELD_OUT]
-        names = [f"IWSLT14.{name}.de-en.{language}.xml" for name in IWSLT14_TESTS]
-        content[f"test.{language}"] = [line for name in names for line in _segments(_member(members, name, archive))]
+    train = [f"train.tags.de-en.{language}" for language in languages]
+    tests = [[f"IWSLT14.{name}.de-en.{language}.xml" for name in IWSLT14_TESTS] for language in languages]
+    texts = _members(archive, [*train, *tests[0], *tests[1]])
+    kept = clean(*_aligned([_training_lines(texts[name]) for name in train], archive), languages)
+    splits = {
+        "train": [pair for number, pair in enumerate(kept, start=1) if number % HELD_OUT],
+        "val": kept[HELD_OUT - 1 :: HELD_OUT],
+        "test": [*zip(*_aligned([[line for name in names for line in _segments(texts[name])] for names in tests], archive))],
+    }
+    for split, pairs in splits.items():
+        say(f"{split}: {len(pairs):,} pairs, where the official script finds {IWSLT14_SIZES[split]:,}")
+    content = {
+        f"{split}.{language}": "".join(f"{pair[side]}\n" for pair in pairs).encode()
+        for split, pairs in splits.items()
+        for side, language in enumerate(languages)
+    }
     with files.writing(folder):
-        if folder.exists():
-            raise UserError(f"{folder} is not as it was prepared: remove it to have it prepared again")
-        files.write_folder(folder, [(name, ("\n".join(lines) + "\n").encode()) for name, lines in content.items()])
+        shutil.rmtree(folder.with_name(folder.name + files.UNFINISHED), ignore_errors=True)  # of a process that was killed
+        files.write_folder(folder, content.items())
 
 
 def clean(source, target, languages):
     """[(source, target)] of the pairs with 1 to LONGEST Moses words a side, neither more than RATIO times the other."""
-    from .tokens import Moses
-
     counts = [[len(moses.split(line).split()) for line in lines] for moses, lines in
               zip(map(Moses, languages), (source, target))]  # fmt: skip
     fits = [min(sizes) >= 1 and max(sizes) <= LONGEST and max(sizes) <= RATIO * min(sizes) for sizes in zip(*counts)]
     return [pair for pair, good in zip(zip(source, target), fits) if good]
 
 
-def _members(archive):
-    """{name without folders: text} of a tar archive."""
+def _members(archive, names):
+    """{name: text} of the members of a tar archive with these names, in whatever folder."""
     try:
         with tarfile.open(archive) as tar:
-            return {Path(m.name).name: tar.extractfile(m).read().decode() for m in tar if m.isfile()}
-    except (tarfile.TarError, OSError, EOFError, UnicodeDecodeError) as error:
-        raise UserError(f"{archive}: damaged archive ({error}); get it again from {IWSLT14}") from None
+            found = {Path(member.name).name: member for member in tar if member.isfile()}
+            if missing := [name for name in names if name not in found]:
+                raise UserError(f"{archive}: no member {missing[0]}; get the archive from {IWSLT14}")
+            return {name: tar.extractfile(found[name]).read().decode() for name in names}
+    except (tarfile.TarError, OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{archive}: damaged archive ({reason}); get it again from {IWSLT14}") from None
 
 
-def _member(members, name, archive):
-    if name not in members:
-        raise UserError(f"{archive}: no member {name}; get the archive from {IWSLT14}")
-    return members[name]
+def _aligned(sides, archive):
+    if len(sides[0]) != len(sides[1]):
+        counts = " and ".join(f"{len(lines):,}" for lines in sides)
+        raise UserError(f"{archive}: {counts} lines in its two languages; get it again from {IWSLT14}")
+    return sides
 
 
 def _training_lines(text):
     """Lines of speech, titles and descriptions; other tags are lines of their own."""
-    lines = [line for line in text.split("\n") if not re.search("<url>|<talkid>|<keywords>", line)]
-    lines = [re.sub("</?(?:title|description)>", "", line).strip() for line in lines]
-    return lines[:-1] if lines[-1] == "" else lines
+    lines = [line for line in text.removesuffix("\n").split("\n") if not re.search("<url>|<talkid>|<keywords>", line)]
+    return [re.sub("</?(?:title|description)>", "", line).strip() for line in lines]
 
 
 def _segments(text):
-    found = re.findall(r'<seg id="[0-9]*">(.*)</seg>', text)
+    found = re.findall('<seg id="[0-9]*">(.*)</seg>', text)
     return [line.strip().replace("\u2019", "'") for line in found]

@@ -6,9 +6,10 @@ The folder holds model.bin, config.json and the vocabularies as CTranslate2 read
     found = translator.translate_batch([tokens.pieces(0, ids) for ids in tokens.encode(0, lines)], beam_size=5)
 
 Its search follows the rules of beam_search.py where `return_end_token` is set, so that the end counts in a hypothesis's
-length, but for three: a hypothesis that comes to the maximum length is cut there instead of ended; tokens that a minimum length
-or the ban on repeated n-grams forbids are taken out before the softmax instead of behind it; and a length penalty of 0 stops
-the search as soon as the best hypothesis has ended.
+length, but for these: a hypothesis that comes to the maximum length is cut there instead of ended; tokens that a minimum length
+or the ban on repeated n-grams forbids are taken out before the softmax instead of behind it; a length penalty of 0 stops the
+search as soon as the best hypothesis has ended; and of more hypotheses than the beam is wide, when several end at once, the
+best are listed, where ours lists those that ended first. The best of all is the same one.
 """
 
 import os

@@ -122,6 +122,20 @@ def test_a_translation_that_is_cut_is_counted_and_not_compared(written):
     assert found.cut == 30 and not found.passed  # nothing was compared
 
 
+def test_ctranslate2_searches_to_the_limit_and_by_the_same_rule_without_a_length_penalty(written):
+    _, tokens, folder = written
+    sources = [tokens.pieces(0, ids) for ids in tokens.encode(0, sentences(30, seed=1))]
+    found = ctranslate2_export.translate(load(folder), sources, DECODE, 2)
+    assert max(len(pieces) for pieces, _ in found) == 3 and min(len(pieces) for pieces, _ in found) == 2
+
+    class Recorder:
+        def translate_batch(self, sources, *, length_penalty, **options):
+            assert 0 < length_penalty < 1e-6  # at 0 it would stop by another rule
+            return []
+
+    assert ctranslate2_export.translate(Recorder(), [], dataclasses.replace(DECODE, length_penalty=0.0), 2) == []
+
+
 def test_empty_and_overlong_lines_are_not_checked(written):
     lines = ["", " ", "a " * written[0].max_length, "a b"]
     found = check(*written, lines, DECODE)
