@@ -27,12 +27,15 @@ def main():
     except ImportError as error:
         raise UserError(f"{error.name} is not installed: pip install -r requirements-dev.txt") from None
 
-    from benchmarks.align import Alignment, summary
+    from benchmarks.align import Alignment
+    from benchmarks.align_translation import TranslationAlignment
+    from benchmarks.comparison import summary
 
-    alignment = Alignment(options.output)
-    print(f"inputs: {alignment.inputs}", flush=True)
-    rows = alignment.run()
-    table = f"Inputs: {alignment.inputs}.\n\n{summary(rows)}\n"
+    alignment, translation = Alignment(options.output), TranslationAlignment(options.output)
+    inputs = f"{alignment.inputs}; {translation.inputs}"
+    print(f"inputs: {inputs}", flush=True)
+    rows = alignment.run() + translation.run()
+    table = f"Inputs: {inputs}.\n\n{summary(rows)}\n"
     if alignment.real:
         table += (
             f"\nNearest neighbours of the features tell {alignment.features():.1%} of 500 test images right (chance 1 %).\n"
