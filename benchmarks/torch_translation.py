@@ -8,7 +8,9 @@ import itertools
 import torch
 
 
-def build_marian(*, vocabulary, padding, end, embed_dim, ffn_dim, num_heads, encoder_layers, decoder_layers, max_length):
+def build_marian(
+    *, vocabulary, padding, end, embed_dim, ffn_dim, num_heads, encoder_layers, decoder_layers, activation, max_length
+):
     """A MarianMTModel in eval mode, its three tables one, with random weights; dropout is injected, see `inject_masks`."""
     from transformers import MarianConfig, MarianMTModel  # large
 
@@ -23,7 +25,7 @@ def build_marian(*, vocabulary, padding, end, embed_dim, ffn_dim, num_heads, enc
         decoder_start_token_id=end,
         d_model=embed_dim,
         max_position_embeddings=max_length,
-        activation_function="relu",
+        activation_function=activation,
         scale_embedding=True,
         dropout=0.0,
         **sides,
