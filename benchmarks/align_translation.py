@@ -19,7 +19,7 @@ from rdrop_paddle.text.sizes import with_numbers
 from rdrop_paddle.text.tokens import END, PADDING
 from rdrop_paddle.text.translation import Translation
 
-from . import torch_reference, torch_translation
+from . import torch_marian, torch_reference
 from .comparison import Comparison
 from .training_pair import DROP_RATE, UPDATES, Masks, TrainingPair
 
@@ -81,8 +81,8 @@ class TranslationAlignment(Comparison):
         names = ("encoder_layers", "decoder_layers", "embed_dim", "ffn_dim", "num_heads", "activation", "max_length")
         sizes = {name: getattr(numbers, name) for name in names}
         of_tokens = dict(vocabulary=task.tokens.sizes[0], padding=PADDING, end=END)
-        reference = torch_translation.build_marian(**sizes, **of_tokens)
-        torch_translation.load(reference, model_arrays(task.model), task.model.encoder.embed_positions.numpy())
+        reference = torch_marian.build_marian(**sizes, **of_tokens)
+        torch_marian.load(reference, model_arrays(task.model), task.model.encoder.embed_positions.numpy())
         return config, task, reference
 
     def forward(self):
@@ -92,7 +92,7 @@ class TranslationAlignment(Comparison):
         task.model.eval()
         with paddle.no_grad(), torch.no_grad():
             found = task.model(source, target_in).numpy()
-            expected = torch_translation.logits(reference, *(torch.from_numpy(x.numpy()) for x in (source, target_in))).numpy()
+            expected = torch_marian.logits(reference, *(torch.from_numpy(x.numpy()) for x in (source, target_in))).numpy()
         kept = labels.numpy() != PADDING
         return [self.compare("translation, forward", "logits", {"logits": found[kept]}, {"logits": expected[kept]}, 1e-5)]
 
@@ -137,25 +137,25 @@ class TranslationAlignment(Comparison):
         config, task, reference = self.models(activation)
         masks = Masks()
         _put_masks(task.model, masks)
-        torch_translation.inject_masks(reference, masks.for_torch)
+        torch_marian.inject_masks(reference, masks.for_torch)
         names = [name for name, _ in task.model.named_parameters()]
 
         def reference_forward(batch):
             source, target_in, labels = (torch.from_numpy(tensor.numpy()) for tensor in batch[:-1])
             kept = labels != PADDING
-            return torch_translation.logits(reference, source, target_in)[kept], labels[kept]
+            return torch_marian.logits(reference, source, target_in)[kept], labels[kept]
 
         def ours(read):
             return _with_biases_of_keys_among_others({name: read(p) for name, p in task.model.named_parameters()})
 
         def theirs(read):
-            return _with_biases_of_keys_among_others(torch_translation.in_paddle_layout(reference, names, read))
+            return _with_biases_of_keys_among_others(torch_marian.in_paddle_layout(reference, names, read))
 
         return TrainingPair(task, reference, masks, config, reference_forward=reference_forward, ours=ours, theirs=theirs)
 
 
 def _put_masks(model, masks):
-    """In the places of dropout, counted as by torch_translation.inject_masks."""
+    """In the places of dropout, counted as by torch_marian.inject_masks."""
     site = itertools.count()
     for side in (model.encoder, model.decoder):
         side.dropout = masks.layer(next(site))

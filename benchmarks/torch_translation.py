@@ -1,93 +1,84 @@
-"""The independent side of the comparisons for translation, in torch: transformers' Marian; nothing here uses the package.
+"""The same work in torch for speed.py: one process with all threads, the same batches of the same tokens.
 
-Its parameters have the names of this package's, but for the embedding.
+python benchmarks/torch_translation.py SPECIFICATION.json FOLDER
 """
 
-import itertools
+import math
+import os
+import sys
+from pathlib import Path
 
-import torch
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks import speed_worker
+from rdrop_paddle import UserError, command_line, load_config
 
 
-def build_marian(
-    *, vocabulary, padding, end, embed_dim, ffn_dim, num_heads, encoder_layers, decoder_layers, activation, max_length
-):
-    """A MarianMTModel in eval mode, its three tables one, with random weights; dropout is injected, see `inject_masks`."""
-    from transformers import MarianConfig, MarianMTModel  # large
+def main():
+    import torch
 
-    sides = {}
-    for side, layers in (("encoder", encoder_layers), ("decoder", decoder_layers)):
-        sides |= {f"{side}_layers": layers, f"{side}_ffn_dim": ffn_dim, f"{side}_attention_heads": num_heads}
-    config = MarianConfig(
-        vocab_size=vocabulary,
-        pad_token_id=padding,
-        eos_token_id=end,
-        forced_eos_token_id=end,
-        decoder_start_token_id=end,
-        d_model=embed_dim,
-        max_position_embeddings=max_length,
-        activation_function=activation,
-        scale_embedding=True,
-        dropout=0.0,
-        **sides,
+    from benchmarks.torch_reference import build_optimizer
+    from benchmarks.torch_transformer import Transformer, loss_of
+    from rdrop_paddle.text.sizes import with_numbers
+    from rdrop_paddle.text.tokens import PADDING
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    chosen = speed_worker.specification()
+    config = load_config(chosen["config"], chosen["overrides"])
+    numbers, train = with_numbers(config.model), config.train
+    if chosen["evaluation"]:
+        raise UserError("translation is measured in training only: leave --evaluation out")
+    if (numbers.norm, numbers.activation, numbers.positions, numbers.tying) != ("post", "relu", "sinusoidal", "all"):
+        raise UserError("torch's side has model.norm=post, activation=relu, positions=sinusoidal and tying=all alone")
+    tokens, batches = read(config)
+    names = ("encoder_layers", "decoder_layers", "embed_dim", "ffn_dim", "num_heads", "drop_rate", "max_length")
+    sizes = {name: getattr(numbers, name) for name in names}
+    model = Transformer(vocabulary=tokens.sizes[0], padding=PADDING, **sizes).train()
+    optimizer = build_optimizer(model.parameters(), train)
+    rdrop = dict(passes=config.rdrop.passes, alpha=config.rdrop.alpha, label_smoothing=train.label_smoothing)
+
+    def once():
+        micro_batches = [[torch.from_numpy(array) for array in next(batches)] for _ in range(train.accumulation)]
+        positions = [int((labels != PADDING).sum()) for _, _, labels in micro_batches]
+        for batch, count in zip(micro_batches, positions):
+            (loss_of(model, *batch, **rdrop) * count / sum(positions)).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), train.clip_norm or math.inf)
+        optimizer.step()
+        optimizer.zero_grad()
+        return sum(positions), 0.0
+
+    speed_worker.report(once, rank=0, ceiling=speed_worker.fastest_product(torch.ones))
+    return 0
+
+
+def read(config):
+    """(Tokens, micro-batches of the training text without end: source, target_in and labels, int64 arrays)"""
+    import numpy as np
+
+    from rdrop_paddle.text import batches
+    from rdrop_paddle.text.corpora import read_split
+    from rdrop_paddle.text.tokens import END, PADDING, train_tokens
+
+    data, train = config.data, config.train
+    pairs = read_split(data, "train")
+    options = dict(vocabulary_size=data.vocabulary_size, lowercase=data.lowercase, moses=data.moses)
+    tokens = train_tokens((data.source, data.target), pairs, joint=data.vocabulary == "joint", **options)
+    source, target = ([[*ids, END] for ids in tokens.encode(side, texts)] for side, texts in enumerate(pairs))
+    fits = [n for n, sides in enumerate(zip(source, target)) if max(map(len, sides)) <= config.model.max_length]
+    source, target = [source[n] for n in fits], [target[n] for n in fits]
+    lengths = np.asarray([max(map(len, sides)) for sides in zip(source, target)])
+    order = batches.training_order(
+        lengths, data.max_tokens, accumulation=train.accumulation, seed=train.seed, rank=0, ranks=1, first_update=1
     )
-    return MarianMTModel(config).eval()
+
+    def arrays():
+        for indices in order:
+            labels = [target[n] for n in indices]
+            sides = ([source[n] for n in indices], [[END, *ids[:-1]] for ids in labels], labels)
+            yield [batches.padded(side, PADDING) for side in sides]
+
+    return tokens, arrays()
 
 
-@torch.no_grad()
-def load(model, arrays, positions):
-    """Copy {name as in rdrop_paddle: array} and the table of positions, of which theirs counts and spaces others."""
-    for side in (model.model.encoder, model.model.decoder):
-        side.embed_positions.weight.copy_(torch.from_numpy(positions))
-    for name, array in arrays.items():
-        place_of(model, name).copy_(torch.from_numpy(array.T if is_product(name) else array))
-
-
-def in_paddle_layout(model, names, read):
-    """{name as in rdrop_paddle: array} of `read(parameter)`, the parameter or its gradient."""
-    arrays = {name: read(place_of(model, name)) for name in names}
-    return {name: array.T if is_product(name) else array for name, array in arrays.items()}
-
-
-def is_product(name):
-    """Whether a parameter is a matrix that Paddle stores as [in, out] and torch as [out, in]."""
-    return name.endswith(("proj.weight", "fc1.weight", "fc2.weight"))
-
-
-def place_of(model, name):
-    """The model's parameter of a name in rdrop_paddle."""
-    return model.model.get_parameter(name.replace("source_embedding", "shared"))
-
-
-def logits(model, source, target_in):
-    """[N, T, vocabulary] of tokens [N, S], [N, T]."""
-    return model(
-        input_ids=source, attention_mask=(source != model.config.pad_token_id).long(), decoder_input_ids=target_in
-    ).logits
-
-
-def inject_masks(model, mask):
-    """Multiply by `mask(site, x)` where dropout sits, before the layers of each side and behind each part of a layer.
-
-    The sites are counted from 0, in the order of computation.
-    """
-    site = itertools.count()
-    for side in (model.model.encoder, model.model.decoder):
-        _mask_input(side.layers[0], mask, next(site))
-        for layer in side.layers:
-            _mask_output(layer.self_attn, mask, next(site))
-            if hasattr(layer, "encoder_attn"):
-                _mask_output(layer.encoder_attn, mask, next(site))
-            _mask_output(layer.fc2, mask, next(site))
-
-
-def _mask_input(layer, mask, site):
-    layer.register_forward_pre_hook(lambda layer, inputs: (inputs[0] * mask(site, inputs[0]), *inputs[1:]))
-
-
-def _mask_output(layer, mask, site):
-    def masked(layer, inputs, found):
-        if isinstance(found, tuple):  # an attention gives its weights too
-            return found[0] * mask(site, found[0]), *found[1:]
-        return found * mask(site, found)
-
-    layer.register_forward_hook(masked)
+if __name__ == "__main__":
+    command_line.run(main)
