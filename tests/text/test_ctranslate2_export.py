@@ -10,6 +10,7 @@ import paddle.nn.functional as F
 import pytest
 
 from rdrop_paddle import Transformer, UserError
+from rdrop_paddle.durability import checkpoint
 from rdrop_paddle.text import ctranslate2_export
 from rdrop_paddle.text.batches import padded
 from rdrop_paddle.text.config import DecodeConfig
@@ -171,3 +172,18 @@ def test_a_check_passes_when_nothing_differs_and_something_was_the_same():
     for change in ({"different": 1}, {"same": 0}, {"score_difference": 2e-4}, {"score_difference": float("nan")}):
         bad = dataclasses.replace(good, **change)
         assert not bad.passed and str(bad).endswith("FAIL")
+
+
+def test_the_tool_exports_a_translator_and_nothing_else_of_it(translation, tmp_path, main_of, capsys):
+    paddle.seed(0)
+    task = translation("name=exported")
+    (tmp_path / "config.yaml").write_text(task.config.to_yaml())
+    checkpoint.save_best(tmp_path, task.model, task.belongings(), update=1)
+    arguments = ["-c", tmp_path / "config.yaml", "--weights", tmp_path / "best.safetensors", "--output", tmp_path / "folder"]
+    for options in ([], ["--onnx"], ["--ctranslate2", "--onnx"]):
+        with pytest.raises(UserError, match="a translator is exported with --ctranslate2, and nothing else is"):
+            main_of("export.py")(*arguments, *options)
+    assert main_of("export.py")(*arguments, "--ctranslate2") == 1  # nothing that a random model says comes to an end
+    printed = capsys.readouterr()
+    assert "0 translations the same" in printed.out and "gives other translations, so it was not kept" in printed.err
+    assert not (tmp_path / "folder").exists()
