@@ -10,6 +10,8 @@ _HOMES = {
     "cross_entropy": "loss",
     "RDropRegressionLoss": "loss",
     "RDropBCELoss": "loss",
+    "FusedLinearRDropLoss": "fused_linear_loss",
+    "fused_linear_cross_entropy": "fused_linear_loss",
     "VisionTransformer": "vision.model",
     "Transformer": "text.transformer",
     "build_model": "vision.model",

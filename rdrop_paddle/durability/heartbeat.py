@@ -69,6 +69,12 @@ class Ledger:
             return f"{_names(behind)} made no progress {since} while the others waited, hanging"
         return f"no rank has made progress {since}, all of them at the same place: one hangs in a collective"
 
+    def missing(self, now, patience, timeout):
+        """A line on the ranks that are silent for `patience` seconds or behind which the others wait for `timeout`, or None."""
+        standing = self.standing(now, timeout)
+        # where nothing goes on, a rank that is silent too is the reason, though its last beat may be younger than the progress
+        return self.silent(now, min(SILENCE, patience) if standing else patience) or standing
+
 
 class Heartbeat:
     """A context manager around all that the ranks do together; with one rank it does nothing.
@@ -138,7 +144,7 @@ class Heartbeat:
             self._now += min(now - before, 2 * INTERVAL)
             before = now
             patience = SILENCE if self._store_lost else self._timeout
-            line = self._ledger.silent(self._now, patience) or self._ledger.standing(self._now, self._timeout)
+            line = self._ledger.missing(self._now, patience, self._timeout)
             if line and not self._ended.is_set():
                 self._give_up(line)
             asked_to_stop = asked_to_stop or self._signal_came()

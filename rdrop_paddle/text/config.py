@@ -33,6 +33,7 @@ class ParallelDataConfig:
     source: str
     target: str
     lowercase: bool
+    moses: bool
     vocabulary: str = one_of("joint", "separate")
     vocabulary_size: int = within(low=8)
     max_tokens: int = within(low=1)

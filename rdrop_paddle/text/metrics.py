@@ -4,11 +4,21 @@ BLEU and chrF of a whole corpus follow from sums of counts of n-grams, so that i
 The counts are what sacrebleu keeps to itself; the tests hold them against its public scores.
 """
 
+import functools
+
+import numpy as np
 from sacrebleu.metrics import BLEU, CHRF
+
+from .tokens import Moses
 
 METRICS = {"BLEU": BLEU(), "chrF": CHRF()}  # cased, detokenised text: BLEU splits words as mteval-v13a does
 TOKENISED = BLEU(tokenize="none", force=True)
 BLEU_COUNTS, CHRF_COUNTS = 10, 18  # how many integers
+COUNT_NAMES = (
+    *(f"BLEU {n}" for n in range(BLEU_COUNTS)),
+    *(f"tokenised BLEU {n}" for n in range(BLEU_COUNTS)),
+    *(f"chrF {n}" for n in range(CHRF_COUNTS)),
+)
 
 
 def bleu_counts(translation, reference, metric=METRICS["BLEU"]):
@@ -36,3 +46,24 @@ def signature():
     metric = METRICS["BLEU"]
     metric.corpus_score(["a"], [["a"]])  # by which it learns the number of references
     return str(metric.get_signature())
+
+
+def counts(translation, reference, language):
+    """int64 [len(COUNT_NAMES)] of one sentence; they add up over sentences."""
+    lowered = [_moses(language).split(text.lower()) for text in (translation, reference)]
+    parts = bleu_counts(translation, reference), bleu_counts(*lowered, TOKENISED), chrf_counts(translation, reference)
+    return np.concatenate(parts).astype("int64")
+
+
+def scores(counts):
+    """{"BLEU": ..., "chrF": ..., "lower-cased tokenised BLEU": ...}, each from 0 to 100, of summed `counts`.
+
+    The last is what papers report on Moses tokens; what it is of another tokenizer or casing cannot be compared with it.
+    """
+    cased, tokenised, characters = np.split(np.asarray(counts), [BLEU_COUNTS, 2 * BLEU_COUNTS])
+    return {"BLEU": bleu(cased), "chrF": chrf(characters), "lower-cased tokenised BLEU": bleu(tokenised, TOKENISED)}
+
+
+@functools.cache
+def _moses(language):
+    return Moses(language)

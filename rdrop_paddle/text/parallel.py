@@ -35,7 +35,7 @@ def read_pairs(folder, names, languages, *, training):
             is left to train on.
     """
     paths = _paths(folder, names, languages)
-    pairs = Pairs(*map(_lines, paths))
+    pairs = Pairs(*map(read_lines, paths))
     if len(pairs.source) != len(pairs.target):
         counts = " but ".join(f"{path.name} has {len(lines):,} lines" for path, lines in zip(paths, pairs))
         raise UserError(f"{folder}: {counts}: line n of one must be the translation of line n of the other")
@@ -74,13 +74,26 @@ def _paths(folder, names, languages):
     raise UserError(f"{folder} must have {wanted}, plain or .gz; there is {', '.join(there) or 'nothing'}")
 
 
-def _lines(path):
-    """The lines of a file, without the end of line of any system; not str.splitlines(), which splits at characters of text."""
+def read_lines(path):
+    """The lines of a text file, plain or .gz; see `lines_of`.
+
+    Raises:
+        UserError: also where it cannot be read.
+    """
     try:
         content = path.read_bytes()
         content = gzip.decompress(content) if path.suffix == ".gz" else content
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    return lines_of(content, path)
+
+
+def lines_of(content, path):
+    """The lines of UTF-8 text without the end of line of any system; not str.splitlines(), which splits at characters of text.
+
+    Raises:
+        UserError: it is not UTF-8, holds a NUL, or nothing; the message names `path`.
+    """
     try:
         text = content.decode().removeprefix("\ufeff")  # the codec utf-8-sig gives wrong places of what it cannot read
     except UnicodeDecodeError as error:

@@ -7,8 +7,10 @@ characters that the training text has not are lost, as are capitals where it was
 its own around punctuation. What looks like a special token in a text is text.
 """
 
+import hashlib
 import json
 import warnings
+from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -58,11 +60,23 @@ class Tokens:
         """What each token stands for."""
         return [self.tokenizers[side].id_to_token(int(number)) for number in ids]
 
+    def fingerprint(self):
+        """The sha256 of `to_json`."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
     def to_json(self):
         """What `from_json` reads, as JSON values."""
         kept = self.tokenizers[:1] if self.joint else self.tokenizers
         settings = dict(format=FORMAT, languages=list(self.languages), moses=self.moses)
         return settings | dict(tokenizers=[json.loads(tokenizer.to_str()) for tokenizer in kept])
+
+    @classmethod
+    def read(cls, path):
+        """The Tokens of a file; errors as in `from_json`."""
+        try:
+            return cls.from_json(json.loads(Path(path).read_bytes()), path)
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read {path} ({error}): mend it or move it away") from None
 
     @classmethod
     def from_json(cls, values, source):

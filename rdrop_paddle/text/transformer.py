@@ -92,7 +92,7 @@ class Transformer(nn.Layer):
         self.target_embedding = None if tying == "all" else _embedding(target_vocabulary, embed_dim, padding)
         self.output = _embedding(target_vocabulary, embed_dim) if tying == "none" else None
 
-    def forward(self, source, target_in, passes=1, *, shared_blocks=0, recompute=False):
+    def forward(self, source, target_in, passes=1, *, shared_blocks=0, recompute=False, project=True):
         """Logits [passes * N, T, target_vocabulary], the first pass first; each pass has dropout masks of its own.
 
         Args:
@@ -101,8 +101,10 @@ class Transformer(nn.Layer):
                 none, what lies before the first dropout, the sums of embeddings, still is. As many as the encoder has
                 share the whole encoder.
             recompute: keep only the layers' inputs for the backward pass, which computes the rest again.
+            project: False gives what the projection to logits would be given, [passes * N, T, D].
         """
-        return self.project(self.hidden(source, target_in, passes, shared_blocks=shared_blocks, recompute=recompute))
+        hidden = self.hidden(source, target_in, passes, shared_blocks=shared_blocks, recompute=recompute)
+        return self.project(hidden) if project else hidden
 
     def hidden(self, source, target_in, passes=1, *, shared_blocks=0, recompute=False):
         """What the decoder gives to the output's projection, [passes * N, T, D]; arguments as for the logits."""

@@ -35,13 +35,14 @@ def translate(model, tokens, lines, decode, *, progress=None):
     """
     sources = tokens.encode(0, lines)
     _say_cut([len(source) for source in sources], model.max_length - 1)
-    sources = [source[: model.max_length - 1] for source in sources]
-    lengths = np.asarray([len(source) + 1 for source in sources], int)
+    sources = [[*source[: model.max_length - 1], END] for source in sources]
+    lengths = np.asarray(list(map(len, sources)), int)
     order = np.argsort(lengths, kind="stable")
     found = [[] for _ in lines]
     done = int((lengths == 1).sum())  # the empty ones
     for part in cut(lengths, order[done:], decode.max_tokens):
-        for number, hypotheses in zip(part, search(model, [sources[number] for number in part], decode)):
+        source = paddle.to_tensor(padded([sources[number] for number in part], PADDING))
+        for number, hypotheses in zip(part, search(model, source, decode)):
             found[number] = [Translated(tokens.decode(1, one.tokens), one.score) for one in hypotheses]
         done += len(part)
         if progress:
@@ -49,11 +50,11 @@ def translate(model, tokens, lines, decode, *, progress=None):
     return found
 
 
-def search(model, sources, decode):
-    """Lists of Hypothesis, the best first, of sentences given by their tokens without END, by a DecodeConfig."""
+def search(model, source, decode):
+    """Lists of Hypothesis, the best first, of sentences [N, S] that end in END, by a DecodeConfig."""
     return beam_search(
         model,
-        paddle.to_tensor(padded([[*source, END] for source in sources], PADDING)),
+        source,
         first=END,
         end=END,
         beam_size=decode.beam,

@@ -33,6 +33,15 @@ def test_a_rank_that_beats_but_makes_no_progress_is_named_by_those_who_wait_for_
     assert standing([7, 7]).startswith("no rank has made progress for 20 s")
 
 
+def test_a_rank_that_falls_silent_is_named_as_such_though_its_last_beat_is_younger_than_the_last_progress():
+    ledger = Ledger(0, 2)
+    for second in range(1, 22):
+        for rank in (0, 1) if second <= 3 else (0,):  # who makes no progress from the start
+            ledger.hear(rank, Beat(second, 1 + (rank == 0), 1), second)
+        missing = ledger.missing(second, 10, 10)
+        assert missing is None if second < 11 else missing.startswith(f"rank 1 has not been heard of for {second - 3} s")
+
+
 def test_long_evaluations_and_slow_reading_of_data_are_no_hanging():
     assert standing([7, 6], evaluating=[1]) is None
     assert standing([2, 1], training=False) is None
