@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import paddle
 
 from ..durability import files
 from ..errors import UserError
@@ -153,7 +154,8 @@ def check(model, tokens, folder, lines, decode):
         for start in range(0, len(sources), AT_ONCE):
             part = sources[start : start + AT_ONCE]
             theirs = translate(translator, [tokens.pieces(0, source) for source in part], decode, limit)
-            for (best, *others), (pieces, score) in zip(search(model, part, decode), theirs):
+            ours = search(model, paddle.to_tensor([[*source, END] for source in part]), decode)
+            for (best, *others), (pieces, score) in zip(ours, theirs):
                 difference = abs(best.score - score)
                 if any(len(one.tokens) == limit for one in (best, *others)):
                     outcomes["cut"] += 1
