@@ -5,10 +5,10 @@ python tools/export.py -c CONFIG --weights FILE --output FOLDER --onnx
 python examples/inference.py exported digit.png
 python tools/export.py -c configs/multi30k_deen_rdrop.yaml --weights FILE --output FOLDER --ctranslate2
 
-Image classifiers: to Paddle's inference format, and with --onnx to ONNX (pip install -r requirements-onnx.txt), with the same
-logits. Any number of images can be fed at once; FOLDER/description.json says how. Translators: to CTranslate2, the fastest engine
-for them on a CPU (pip install -r requirements-ctranslate2.txt), with the same translations of the sentences of eval.split.
-FOLDER must be new.
+Image classifiers: to Paddle's inference format, and with --onnx to ONNX (pip install -r requirements-onnx.txt), with the
+same logits. Any number of images can be fed at once; FOLDER/description.json says how. Translators: to CTranslate2, the
+fastest engine for them on a CPU (pip install -r requirements-ctranslate2.txt), with the same translations of the sentences of
+eval.split. FOLDER must be new.
 
 Exit status: 0; 1 when the answers differ (no FOLDER is left then); 2 for bad usage, config or weights.
 """

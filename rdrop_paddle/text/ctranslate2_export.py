@@ -149,13 +149,13 @@ def check(model, tokens, folder, lines, decode):
             by_length.setdefault(len(source), []).append(source)
     translator = load(folder)
     outcomes, differences = dict(same=0, tied=0, different=0, cut=0), [0.0]
-    for length, same_length in sorted(by_length.items()):
+    for length, sources in sorted(by_length.items()):
         limit = int(min(decode.max_length_a * (length + 1) + decode.max_length_b, model.max_length - 1))
-        for start in range(0, len(same_length), AT_ONCE):
-            part = same_length[start : start + AT_ONCE]
+        for start in range(0, len(sources), AT_ONCE):
+            part = sources[start : start + AT_ONCE]
             theirs = translate(translator, [tokens.pieces(0, source) for source in part], decode, limit)
-            sources = paddle.to_tensor([[*source, END] for source in part])
-            for (best, *others), (pieces, score) in zip(search(model, sources, decode), theirs):
+            ours = search(model, paddle.to_tensor([[*source, END] for source in part]), decode)
+            for (best, *others), (pieces, score) in zip(ours, theirs):
                 difference = abs(best.score - score)
                 if any(len(one.tokens) == limit for one in (best, *others)):
                     outcomes["cut"] += 1

@@ -10,7 +10,7 @@ from rdrop_paddle.text.batches import cut, epoch, padded, training_order, update
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=60).map(np.asarray)
 MAX_TOKENS = st.integers(1, 150)
-SEVERAL = settings(max_examples=100, deadline=None, derandomize=True, database=None)
+SEVERAL = settings(max_examples=50, deadline=None, derandomize=True, database=None)
 
 
 def tokens_of(lengths, part):

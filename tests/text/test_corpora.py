@@ -15,7 +15,7 @@ from rdrop_paddle.text.config import ParallelDataConfig
 
 
 def section(name, **changes):
-    defaults = dict(path="", source="de", target="en", lowercase=False, vocabulary="joint", vocabulary_size=100)
+    defaults = dict(path="", source="de", target="en", lowercase=False, moses=False, vocabulary="joint", vocabulary_size=100)
     return ParallelDataConfig(**{**defaults, "name": name, "max_tokens": 100, "sentences": None, **changes})
 
 
