@@ -54,14 +54,11 @@ def translator(run, weights="best.safetensors"):
         rdrop_paddle.UserError: the config or the weights are not there, damaged, or do not belong together.
     """
     from rdrop_paddle import tasks
-    from rdrop_paddle.text.translate import translate
 
     config = rdrop_paddle.load_config(pathlib.Path(run) / "config.yaml")
     task = tasks.build_task(config)
     task.load_weights(pathlib.Path(run) / weights)
     model = task.model
     model.eval()
-    model.translate = lambda lines: [
-        best[0].text if best else "" for best in translate(model, task.tokens, lines, config.decode)
-    ]
+    model.translate = lambda lines: [best[0].text if best else "" for best in task.translate(lines)]
     return model

@@ -111,6 +111,7 @@ def test_training_on_two_ranks_against_torch(run_tool, tiny_overrides, tmp_path)
     assert ours["gflop"] == torchs["gflop"]
 
 
+@pytest.mark.slow
 def test_translation_is_measured_against_torch_on_the_same_tokens(run_tool, translation_overrides, tmp_path):
     pytest.importorskip("torch")
     options = ["--against", "torch", "--rounds", 1, "--repeats", 1, "--json", tmp_path / "speed.json"]

@@ -105,7 +105,6 @@ def translate_lines(config, options):
     from rdrop_paddle.text.attention_map import attention_map, drawing
     from rdrop_paddle.text.parallel import lines_of, read_lines
     from rdrop_paddle.text.tokens import END
-    from rdrop_paddle.text.translate import translate
 
     if options.attention:
         plots.check_suffix(options.attention)
@@ -113,7 +112,7 @@ def translate_lines(config, options):
     lines = named if options.inputs else lines_of(sys.stdin.buffer.read(), "standard input")
     task = loaded(config, options)
     task.model.eval()
-    found = translate(task.model, task.tokens, lines, config.decode, progress=Patience("translating: line", len(lines)).done)
+    found = task.translate(lines, Patience("translating: line", len(lines)).done)
     if options.json:
         rows = [dict(source=line, translations=[one._asdict() for one in best]) for line, best in zip(lines, found)]
         write_or_print("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), options.json)

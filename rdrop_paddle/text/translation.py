@@ -27,7 +27,7 @@ from .parallel import Pairs, fingerprint
 from .sizes import with_numbers
 from .tokens import END, FILE, FORMAT, PADDING, Tokens, train_tokens
 from .transformer import Transformer
-from .translate import search
+from .translate import search, translate
 
 AT_ONCE = 10_000  # texts that are encoded together
 SHOWN = 3  # sentences that VisualDL shows
@@ -130,9 +130,7 @@ class Translation:
         """The Encoded of a split."""
         if split not in self._encoded:
             pairs = self.pairs(split)
-            source, target = (
-                [np.append(ids, np.int32(END)) for ids in self.tokens.encode(side, texts)] for side, texts in enumerate(pairs)
-            )
+            source, target = (list(self._ended(side, texts)) for side, texts in enumerate(pairs))
             self._encoded[split] = self._fitting(Encoded(pairs, source, target), split)
         return self._encoded[split]
 
@@ -267,6 +265,10 @@ class Translation:
         ]
         shown = zip(*(texts[:SHOWN] for texts in encoded.pairs), found)
         return {f"val/translation {n}": f"{s}  \n→ {t}  \n(reference: {r})" for n, (s, r, t) in enumerate(shown)}
+
+    def translate(self, lines, progress=None):
+        """The translations of lines of text, see translate.py; the model should be in evaluation mode."""
+        return translate(self.model, self.tokens, lines, self.config.decode, progress=progress)
 
     def recording(self):
         return self
