@@ -1,4 +1,4 @@
-"""A BERT's weights as transformers and PaddleNLP name them, held against transformers' model; the names are written anew here."""
+"""A BERT's weights under the names of transformers and PaddleNLP, written anew here, held against transformers' model."""
 
 import importlib.util
 import json
@@ -16,6 +16,7 @@ from rdrop_paddle import TransformerEncoder, UserError
 from rdrop_paddle.durability.checkpoint import model_arrays, save_weights
 from rdrop_paddle.text import encoder_claims
 from rdrop_paddle.text.encoder_weights import load_weights
+from rdrop_paddle.text.wordpiece import read_wordpiece
 
 SIZES = dict(vocabulary=40, classes=3, layers=2, embed_dim=16, ffn_dim=24, num_heads=2, max_length=20)
 PLACES = {  # ours: transformers', PaddleNLP's
@@ -339,12 +340,16 @@ def rte():
 
 
 @pytest.mark.real
-def test_the_real_minilm_gives_transformers_hidden_states_and_logits(minilm, rte):
+def test_the_real_minilm_gives_transformers_tokens_hidden_states_and_logits(minilm, rte):
     from transformers import BertForSequenceClassification, BertTokenizerFast
 
     tokenizer = BertTokenizerFast.from_pretrained(minilm)
     assert len(tokenizer) == 30_522
     tokens = tokenizer(*map(list, zip(*rte)), padding=True, truncation=True, max_length=64, return_tensors="np")
+    found = read_wordpiece(minilm).encode(*map(list, zip(*rte)), max_length=64)
+    keep = tokens["attention_mask"].astype(bool)
+    assert [number for ids in found.ids for number in ids] == tokens["input_ids"][keep].tolist()
+    assert [kind for types in found.types for kind in types] == tokens["token_type_ids"][keep].tolist()
     theirs = BertForSequenceClassification.from_pretrained(minilm).eval()
     ours = TransformerEncoder(vocabulary=30_522, classes=2, layers=6, embed_dim=384, ffn_dim=1536)
     ours.eval()
@@ -357,7 +362,6 @@ def test_the_real_minilm_gives_transformers_hidden_states_and_logits(minilm, rte
         found = ours.hidden(*(paddle.to_tensor(tokens[name]) for name in ("input_ids", "token_type_ids")))
         pooled = ours.pooled(found, paddle.to_tensor(tokens["input_ids"]))
         logits = theirs.classifier(expected.pooler_output).numpy()
-    keep = tokens["attention_mask"].astype(bool)
     assert keep.shape == (64, 64) and keep.mean() > 0.7 and np.abs(logits).max() > 0.05
     np.testing.assert_allclose(found.numpy()[keep], expected.last_hidden_state.numpy()[keep], atol=1e-5)
     np.testing.assert_allclose(pooled.numpy(), expected.pooler_output.numpy(), atol=1e-5)
