@@ -27,7 +27,7 @@ def load_weights(model, path, *, reset_head=False, sha256=None, ema=False):
         UserError: an unreadable file, another checksum, another kind of model, tensors that do not fit or are not finite, or
             no average.
     """
-    encoder_claims.check(path, model)
+    encoder_claims.check(path, model, any_pooling=reset_head)
     source = read_weights(path, sha256, ema)
     if reset_head:
         _leave_initial(model, source)

@@ -179,6 +179,8 @@ def test_this_projects_own_are_read_and_know_how_they_were_trained(batch, tmp_pa
         load_weights(encoder(num_heads=4, epsilon=1e-5), path)
     with pytest.raises(UserError, match="model.pooling is mean here and pooler in the header of .* Give model.pooling=pooler,"):
         load_weights(encoder(pooling="mean"), path)
+    report = load_weights(encoder(pooling="mean"), path, reset_head=True)
+    assert report.names("random") == ["head.weight", "head.bias"]
 
 
 def pretrained(bert):
