@@ -4,7 +4,7 @@ import json
 import string
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models
@@ -83,6 +83,7 @@ def test_a_vocabulary_gives_the_tokens_of_tokenizers_own(folder, rules):
     assert (ours.size, ours.padding) == (len(TOKENS), 0)
 
     @given(st.lists(TEXTS, min_size=1, max_size=3))
+    @example(["x" * 101, "x" * 100])  # the longest word that is looked at
     @SEVERAL
     def check(texts):
         found = ours.encode(texts, max_length=1000)
