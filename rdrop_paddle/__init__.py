@@ -14,6 +14,7 @@ _HOMES = {
     "fused_linear_cross_entropy": "fused_linear_loss",
     "VisionTransformer": "vision.model",
     "Transformer": "text.transformer",
+    "TransformerEncoder": "text.encoder",
     "build_model": "vision.model",
     "load_config": "tasks",
     "Config": "config",

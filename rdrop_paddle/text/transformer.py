@@ -10,13 +10,12 @@ import math
 import numpy as np
 import paddle
 from paddle import nn
-from paddle.distributed.fleet.utils import recompute as recompute_in_backward
 
 from ..errors import UserError
-from ..layers import Dropout, LayerNorm, repeated
+from ..layers import Dropout, LayerNorm
 from .attention import keep_bias
 from .decoding_cache import DecodingCache
-from .transformer_layers import ACTIVATIONS, NORMS, DecoderLayer, EncoderLayer
+from .transformer_layers import ACTIVATIONS, NORMS, DecoderLayer, EncoderLayer, through_layers
 
 POSITIONS = ("sinusoidal", "learned")
 TYING = ("all", "decoder", "none")
@@ -81,6 +80,7 @@ class Transformer(nn.Layer):
             num_heads=num_heads,
             norm=norm,
             activation=activation,
+            epsilon=1e-5,
             drop_rate=drop_rate,
             attention_drop_rate=attention_drop_rate,
             activation_drop_rate=activation_drop_rate,
@@ -181,12 +181,7 @@ class Stack(nn.Layer):
 
     def forward(self, x, *context, passes=1, shared=0, recompute=False):
         """[N, L, D] -> [passes * N, L, D]; the first `shared` layers and the dropout before them are of all passes."""
-        x = self.dropout(x if shared else repeated(x, passes))
-        for index, layer in enumerate(self.layers):
-            # DataParallel does not see the gradients of Paddle's reentrant way
-            x = recompute_in_backward(layer, x, *context, use_reentrant=False) if recompute else layer(x, *context)
-            if index + 1 == shared:
-                x = repeated(x, passes)
+        x = through_layers(x, self.dropout, self.layers, context, passes=passes, shared=shared, recompute=recompute)
         return self.layer_norm(x)
 
 
