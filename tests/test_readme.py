@@ -106,6 +106,21 @@ def test_the_cifar_results_are_those_of_the_published_runs(monkeypatch):
         assert f"| {' | '.join(cells)} |" in page.replace("**", ""), row["run"]
 
 
+def test_translations_results_are_those_of_the_published_runs(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    table = experiments.load_table("results/multi30k/experiments.yaml", load_config)
+    published.check(table)
+    assert published.csv_text(table) == (ROOT / "results" / "multi30k" / "runs.csv").read_text()
+    for line in comparisons.summary(table).splitlines():
+        assert line in README.splitlines(), line
+    for run in ("baseline", "rdrop"):
+        score = (ROOT / "results" / "multi30k" / f"deen_short_{run}_seed0" / "eval.txt").read_text().split()[1]
+        assert f"Seen: test BLEU {score}" in (ROOT / "configs" / f"multi30k_deen_{run}.yaml").read_text()
+    assert (ROOT / "results" / "multi30k" / "deen_short_rdrop_seed0" / "eval.txt").read_text() in (
+        ROOT / "docs" / "translation.md"
+    ).read_text()
+
+
 SPEED = ROOT / "results" / "speed"
 
 
