@@ -1,6 +1,7 @@
 """Models for paddle.hub, such as
 
 paddle.hub.load(FOLDER, "vit_ti16_cifar100_rdrop", source="local")    FOLDER being the one that this file is in
+paddle.hub.load(FOLDER, "translator", source="local", run="output/multi30k_deen_rdrop").translate(["Ein Hund rennt."])
 """
 
 import json
@@ -39,4 +40,25 @@ def vit_ti16_cifar100_rdrop(pretrained=True):
     if pretrained:
         rdrop_paddle.load_weights(model, weights)
         model.eval()
+    return model
+
+
+def translator(run, weights="best.safetensors"):
+    """A Transformer that `tools/train.py` has trained, with `model.translate(lines)`: a list of texts, one for each.
+
+    Args:
+        run: its run folder, or another with config.yaml and the weights; `pip install tokenizers sacremoses sacrebleu` first.
+        weights: their name in that folder.
+
+    Raises:
+        rdrop_paddle.UserError: the config or the weights are not there, damaged, or do not belong together.
+    """
+    from rdrop_paddle import tasks
+
+    config = rdrop_paddle.load_config(pathlib.Path(run) / "config.yaml")
+    task = tasks.build_task(config)
+    task.load_weights(pathlib.Path(run) / weights)
+    model = task.model
+    model.eval()
+    model.translate = lambda lines: [best[0].text if best else "" for best in task.translate(lines)]
     return model

@@ -11,6 +11,11 @@ def model_numbers(config):
     return {name: getattr(complete, name) for name in MODEL_NUMBERS}
 
 
+def flop_of_position(config):
+    """Of an image in a forward, by a Config."""
+    return forward_flop(config.model)
+
+
 def forward_flop(config):
     """Floating point operations of the matrix products in one image's forward, two for each multiplication; by a ModelConfig.
 

@@ -102,7 +102,7 @@ def measure(side):
             log = Path(folder, "log", "workerlog.0")
             said = (log.read_text() if log.exists() else done.stdout).strip().splitlines() or ["nothing was printed"]
             raise UserError(f"{side.label()} failed: {said[-1]}")
-    work = importlib.import_module(f"benchmarks.{config.task}").forward_flop(config.model)
+    work = importlib.import_module(f"benchmarks.{config.task}").flop_of_position(config)
     return _over_ranks(found, work * (1 if side.evaluation else 3 * config.rdrop.passes))
 
 

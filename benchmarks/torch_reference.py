@@ -120,9 +120,9 @@ def inject_masks(model, mask):
             layer.register_forward_hook(lambda layer, inputs, x, site=site: x * mask(site, x))
 
 
-def rdrop_loss(p, q, label, alpha):
+def rdrop_loss(p, q, label, alpha, label_smoothing=0.0):
     """(loss, ce, kl): half of the official code's sum, with the KL per sample."""
-    ce = 0.5 * (F.cross_entropy(p, label) + F.cross_entropy(q, label))
+    ce = 0.5 * sum(F.cross_entropy(logits, label, label_smoothing=label_smoothing) for logits in (p, q))
     log_p, log_q = F.log_softmax(p, dim=-1), F.log_softmax(q, dim=-1)
     forward = F.kl_div(log_p, log_q.exp(), reduction="sum")
     backward = F.kl_div(log_q, log_p.exp(), reduction="sum")
@@ -158,6 +158,16 @@ def cosine_schedule(optimizer, *, steps, warmup_steps):
         return 0.5 * (1 + math.cos(math.pi * min((update - warmup_steps) / (steps - warmup_steps), 1)))
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def inverse_sqrt_schedule(optimizer, *, steps, warmup_steps):
+    """Linear warm-up, then down as the update's inverse square root, as a factor of the peak."""
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda done: min((done + 1) / warmup_steps, math.sqrt(warmup_steps / (done + 1)))
+    )
+
+
+SCHEDULES = {"cosine": cosine_schedule, "linear": linear_schedule, "inverse_sqrt": inverse_sqrt_schedule}
 
 
 class Vit(nn.Module):

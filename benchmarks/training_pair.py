@@ -1,60 +1,41 @@
-"""The same training twice: by this package's Trainer and in plain torch, with the same weights, images and dropout masks."""
+"""The same training twice: by this package's Trainer and in plain torch, with the same weights, batches and dropout masks."""
 
 import numpy as np
 import paddle
 import torch
 
-from rdrop_paddle import load_config
 from rdrop_paddle.training.trainer import Trainer
 
 from . import torch_reference
 
 UPDATES, DROP_RATE = 20, 0.1
-SETTINGS = [
-    "model.name=vit_ti16",
-    "eval.split=test",
-    f"train.steps={UPDATES}",
-    "train.warmup_steps=5",
-    "train.batch_size=16",
-    "train.micro_batch_size=4",
-    "train.lr=0.01",  # at 0.03 the rounding of float32, in which both sides are equally far off, grows past 1e-4 in 20 updates
-    "train.clip_norm=0.5",
-    "rdrop.alpha=9.6",
-]
-OPTIMIZERS = {
-    "momentum": [],
-    "adamw": [
-        "train.optimizer=adamw",
-        "train.betas=[0.9,0.98]",
-        "train.weight_decay=0.01",
-        "train.schedule=linear",
-        "train.lr=1e-3",
-        "train.epsilon=1e-6",  # with less, gradients of almost nothing make whole steps of their rounding
-    ],
-}
 
 
 class TrainingPair:
-    """This package's Trainer and the same training in plain torch, with the same images and dropout masks."""
+    """This package's Trainer and the same training in plain torch.
 
-    def __init__(self, alignment, optimizer="momentum"):
-        settings = [*SETTINGS, *OPTIMIZERS[optimizer], *alignment.data]
-        config = load_config(None, [*settings, "model.image_size=96", f"model.drop_rate={DROP_RATE}"])
-        task, self.reference = alignment.models(config, reset_head=True)
-        self.masks = Masks()
-        self.masks.inject_into(task.model)
-        torch_reference.inject_masks(self.reference, self.masks.for_torch)
+    Args:
+        task: with `masks.layer` in the places of its model's dropout.
+        reference: torch's model, with `masks.for_torch` in the same places.
+        reference_forward: a micro-batch -> torch's (logits [positions, classes], labels [positions]) of one pass.
+        ours, theirs: a function -> {name: array}, what it reads of each parameter, with the same names on both sides.
+    """
+
+    def __init__(self, task, reference, masks, config, *, reference_forward, ours, theirs):
+        self.reference, self.masks = reference, masks
+        self.reference_forward, self.ours, self.theirs = reference_forward, ours, theirs
         self.trainer = Trainer(task, config)
-        self.trainer.task.forward = self._forward(task.forward)
+        task.loss_terms = self._with_masks(task.loss_terms)
         train = config.train
-        self.optimizer = torch_reference.build_optimizer(self.reference.parameters(), train)
-        schedule = {"cosine": torch_reference.cosine_schedule, "linear": torch_reference.linear_schedule}[train.schedule]
-        self.schedule = schedule(self.optimizer, steps=train.steps, warmup_steps=train.warmup_steps)
+        self.optimizer = torch_reference.build_optimizer(reference.parameters(), train)
+        self.schedule = torch_reference.SCHEDULES[train.schedule](
+            self.optimizer, steps=train.steps, warmup_steps=train.warmup_steps
+        )
 
-    def _forward(self, forward):
-        def with_masks(model, batch, passes=1):
+    def _with_masks(self, loss_terms):
+        def with_masks(model, batch, passes):
             self.masks.samples = batch[-1].numpy()
-            return forward(model, batch, passes)
+            return loss_terms(model, batch, passes)
 
         return with_masks
 
@@ -62,23 +43,57 @@ class TrainingPair:
         """Two forwards per micro-batch as in the official code; leaves the mean gradient; returns the mean loss and kl."""
         self.masks.update = update
         self.optimizer.zero_grad()
-        sums = {"loss": 0.0, "kl": 0.0}
+        sums, positions, config = {"loss": 0.0, "kl": 0.0}, 0, self.trainer.config
         for batch in micro_batches:
-            pixels, labels = (torch.from_numpy(x.numpy()) for x in (self.trainer.task.model_input(batch), batch[-2]))
             self.masks.samples = batch[-1].numpy()
             logits = []
             for self.masks.torch_pass in (0, 1):
-                logits.append(self.reference(pixels).logits)
-            loss, _, kl = torch_reference.rdrop_loss(*logits, labels, self.trainer.config.rdrop.alpha)
-            (loss / len(micro_batches)).backward()
-            sums["loss"] += loss.item() / len(micro_batches)
-            sums["kl"] += kl.item() / len(micro_batches)
-        return sums
+                of_pass, labels = self.reference_forward(batch)
+                logits.append(of_pass)
+            loss, _, kl = torch_reference.rdrop_loss(*logits, labels, config.rdrop.alpha, config.train.label_smoothing)
+            (loss * len(labels)).backward()
+            sums["loss"] += loss.item() * len(labels)
+            sums["kl"] += kl.item() * len(labels)
+            positions += len(labels)
+        for parameter in self.reference.parameters():
+            if parameter.requires_grad:
+                parameter.grad /= positions
+        return {name: total / positions for name, total in sums.items()}
 
-    def reference_step(self):
-        torch.nn.utils.clip_grad_norm_(self.reference.parameters(), self.trainer.config.train.clip_norm)
-        self.optimizer.step()
-        self.schedule.step()
+    def gradients(self):
+        """(ours, theirs) of the first global batch: {name: array}, raw."""
+        micro_batches, _ = self.trainer.read()
+        self.trainer.config.train.clip_norm = None
+        self.trainer.backward(micro_batches, 1)
+        self.reference_backward(micro_batches, 1)
+        return self.ours(lambda p: p.grad.numpy()), self.theirs(lambda p: p.grad.numpy())
+
+    def train(self, comparison, learning_rate, training):
+        """UPDATES updates on both sides, as rows of the Comparison; `learning_rate` and `training` name the checks."""
+        found, expected, rates = {}, {}, ([], [])
+        for update in range(1, UPDATES + 1):
+            rates[0].append(self.trainer.optimizer.get_lr())
+            rates[1].append(self.optimizer.param_groups[0]["lr"])
+            micro_batches, _ = self.trainer.read()
+            self.masks.update = update
+            self.trainer.step(micro_batches)
+            means = self.trainer.fetch(comparison.output)
+            terms = self.reference_backward(micro_batches, update)
+            torch.nn.utils.clip_grad_norm_(self.reference.parameters(), self.trainer.config.train.clip_norm)
+            self.optimizer.step()
+            self.schedule.step()
+            for name in ("loss", "kl"):
+                found[f"{name} {update}"], expected[f"{name} {update}"] = np.array(means[name]), np.array(terms[name])
+        losses, kls = ([{n: x[n] for n in x if n.startswith(term)} for x in (found, expected)] for term in ("loss", "kl"))
+        if min(x.min() for x in kls[1].values()) <= 0:
+            raise ValueError("the KL is not positive: the dropout masks do nothing")
+        weights = (self.ours(lambda p: p.numpy()), self.theirs(lambda p: p.detach().numpy()))
+        return [
+            comparison.compare(learning_rate, "each update", *({"lr": np.array(side)} for side in rates), 1e-12),
+            comparison.compare(training, f"loss of each of {UPDATES} updates", *losses, 1e-4),
+            comparison.compare(training, f"KL of each of {UPDATES} updates", *kls, 1e-4),
+            comparison.compare(training, "final weights", *weights, 1e-4),
+        ]
 
 
 class Masks:
@@ -95,10 +110,9 @@ class Masks:
     def for_torch(self, site, x):
         return torch.from_numpy(self.of_pass(site, self.torch_pass, x.shape))
 
-    def inject_into(self, model):
-        model.pos_drop = _MaskLayer(self, 0)
-        for i, block in enumerate(model.blocks):
-            block.mlp.drop1, block.mlp.drop2 = _MaskLayer(self, 2 * i + 1), _MaskLayer(self, 2 * i + 2)
+    def layer(self, site):
+        """A Paddle layer for x [passes * N, ...], of two passes."""
+        return _MaskLayer(self, site)
 
 
 class _MaskLayer(paddle.nn.Layer):

@@ -48,7 +48,7 @@ def one_of(*choices):
 
 
 class Measure(NamedTuple):
-    """The leading score of a task: it selects the best weights, meets eval.target, and is what tables and figures compare."""
+    """The leading score of a task: it selects the best weights as a rule, meets eval.target, and is what tables compare."""
 
     name: str
     higher_is_better: bool = True
@@ -152,6 +152,11 @@ class Config:
     def official_alpha(self):
         """rdrop.alpha in the terms of the official code, in words, where those differ."""
         return ""
+
+    @property
+    def selection(self):
+        """The Measure that selects the best weights on the held-out part: the leading one, unless a task says otherwise."""
+        return self.measure
 
     def has_held_out(self):
         """Whether there is a part "val" to select the best weights by."""

@@ -21,6 +21,7 @@ PROVIDERS = {
     "onnx": ("onnx", "onnx"),
     "onnxruntime": ("onnxruntime", "onnx"),
     "paddle2onnx": ("paddle2onnx", "onnx"),
+    "ctranslate2": ("ctranslate2", "ctranslate2"),
     "rouge_score": ("rouge-score", "text"),
     "sacrebleu": ("sacrebleu", "text"),
     "sacremoses": ("sacremoses", "text"),

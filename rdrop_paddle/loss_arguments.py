@@ -85,6 +85,38 @@ def checked_label(label, logits, pad_mask, ignore_index):
     raise UserError(f"{wrong}: give integers {positions} or probabilities {shape}{hint}")
 
 
+def checked_projection(passes, weight, label, pad_mask):
+    """The label as integers [...], for hidden states [..., D] of one pass or two and a weight [classes, D]."""
+    if not paddle.in_dynamic_mode():
+        raise UserError("a static graph holds the logits in any case: take RDropLoss or cross_entropy of them there")
+    names = ["hidden"] if len(passes) == 1 else ["p_hidden", "q_hidden"]
+    for name, hidden in [("weight", weight), *zip(names, passes)]:
+        _check_tensor(name, hidden)
+        if not hidden.is_floating_point():
+            raise UserError(f"{name} has type {hidden.dtype}: give floats")
+    shape = list(passes[0].shape)
+    if list(passes[-1].shape) != shape:
+        raise UserError(f"q_hidden has shape {list(passes[-1].shape)} but p_hidden has {shape}: give those of the same batch")
+    if weight.ndim != 2 or weight.shape[1] != shape[-1]:
+        hint = ", weight.t()" if weight.ndim == 2 and weight.shape[0] == shape[-1] else ""
+        raise UserError(f"weight has shape {list(weight.shape)} but {names[0]} has {shape}: give [classes, {shape[-1]}]{hint}")
+    _check_tensor("label", label)
+    positions = shape[:-1]
+    if label.dtype not in INTEGERS or not (fits(label.shape, positions) or fits(label.shape, [*positions, 1])):
+        raise UserError(f"label has shape {list(label.shape)} and type {label.dtype}: give integers {positions}")
+    if pad_mask is not None:
+        _check_boolean(pad_mask)
+        if not fits(pad_mask.shape, positions):
+            raise UserError(f"pad_mask has shape {list(pad_mask.shape)}: give the label's, {positions}")
+    return label.reshape(positions).astype("int64")
+
+
+def check_classes(label, classes):
+    """Integers from 0 to classes - 1; this waits for the device."""
+    if label.size and not 0 <= (found := label.min().item()) <= (found := label.max().item()) < classes:
+        raise UserError(f"label holds {found}, which is none of {classes} classes: mark what does not count by pad_mask")
+
+
 def checked_weight(weight, logits):
     """Nothing, or the classes' weights as float32 [classes]."""
     if weight is None:

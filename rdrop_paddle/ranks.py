@@ -79,6 +79,15 @@ def total(number):
     return int(sum_over_all(paddle.to_tensor([number], dtype="int64")).numpy()[0])
 
 
+def most(number):
+    """The largest of the integers that the ranks have."""
+    wait_for_all()
+    tensor = paddle.to_tensor([number], dtype="int64")
+    if count() > 1:
+        distributed.all_reduce(tensor, distributed.ReduceOp.MAX)
+    return int(tensor.numpy()[0])
+
+
 def from_first(number):
     """Rank 0's integer, on every rank."""
     return total(number if rank() == 0 else 0)

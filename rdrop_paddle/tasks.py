@@ -21,6 +21,7 @@ class Home(NamedTuple):
 
 TASKS = {
     "image_classification": Home("vision.config.ImageClassificationConfig", "vision.task.ImageClassification"),
+    "translation": Home("text.config.TranslationConfig", "text.translation.Translation"),
 }
 DEFAULT = "image_classification"  # of a config that names none, as those from before there were others
 

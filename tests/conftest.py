@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import http.server
 import importlib.util
 import io
 import json
@@ -11,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import threading
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,6 +54,40 @@ TINY = [
     "train.save_every=3",
 ]
 
+WORDS = {  # of a made pair of languages: each has one translation, which stands where the word stood
+    "ein": "a",
+    "Hund": "dog",
+    "rennt": "runs",
+    "zwei": "two",
+    "Kinder": "children",
+    "spielen": "play",
+    "im": "in",
+    "Gras": "grass",
+}
+SENTENCES = {"train": 96, "val": 20, "test": 25}
+SMALL_TRANSLATION = [
+    "task=translation",
+    "model.name=custom",
+    "model.encoder_layers=1",
+    "model.decoder_layers=1",
+    "model.embed_dim=16",
+    "model.ffn_dim=32",
+    "model.num_heads=2",
+    "model.max_length=40",
+    "data.name=folder",
+    "data.vocabulary_size=60",
+    "data.max_tokens=120",
+    "train.accumulation=2",
+    "train.steps=6",
+    "train.warmup_steps=2",
+    "train.lr=0.02",
+    "train.log_every=1",
+    "train.eval_every=3",
+    "train.save_every=3",
+    "decode.beam=2",
+    "decode.max_tokens=60",
+]
+
 
 @pytest.fixture
 def tiny_overrides(tmp_path):
@@ -76,6 +112,33 @@ def task(tiny_config):
         return task
 
     return make
+
+
+@pytest.fixture
+def corpus(tmp_path, monkeypatch):
+    """The folder of a made corpus, German to English; what is learned of it lies under tmp_path too."""
+    monkeypatch.setenv("RDROP_DATA", str(tmp_path / "data"))
+    folder, rng = tmp_path / "corpus", np.random.default_rng(0)
+    folder.mkdir()
+    for split, count in SENTENCES.items():
+        sentences = [rng.choice(list(WORDS), rng.integers(1, 9)) for _ in range(count)]
+        for language, translated in (("de", lambda word: word), ("en", WORDS.get)):
+            lines = [" ".join(map(translated, words)) + "." for words in sentences]
+            (folder / f"{split}.{language}").write_text("".join(f"{line}\n" for line in lines))
+    return folder
+
+
+@pytest.fixture
+def translation_overrides(corpus, tmp_path):
+    return [*SMALL_TRANSLATION, f"data.path={corpus}", f"output={tmp_path / 'output'}", "name=small"]
+
+
+@pytest.fixture
+def translation(translation_overrides):
+    """translation("train.steps=2", ...) -> Translation"""
+    from rdrop_paddle.text.translation import Translation
+
+    return lambda *more: Translation(load_config(None, [*translation_overrides, *more]))
 
 
 @pytest.fixture
@@ -186,7 +249,7 @@ def tool_environment(root):
 
 def logged(folder):
     """The records of metrics.jsonl without what depends on the clock or on the process."""
-    clock = ("images_per_second", "reader_cost", "batch_cost", "peak_memory")
+    clock = ("images_per_second", "tokens_per_second", "reader_cost", "batch_cost", "peak_memory")
     records = map(json.loads, (Path(folder) / "metrics.jsonl").read_text().splitlines())
     return [{key: value for key, value in record.items() if key not in clock} for record in records]
 
@@ -294,6 +357,27 @@ class _Python2Array:
     def __reduce__(self):
         reconstruct, _, state = self.array.__reduce__()
         return reconstruct, (np.ndarray, (0,), "b"), (*state[:4], self.array.tobytes().decode("latin1"))
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Serves tmp_path/served on 127.0.0.1; server.url is its address."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=str(folder))
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        running.url = f"http://127.0.0.1:{running.server_port}"
+        running.folder = folder
+        threading.Thread(target=running.serve_forever, args=[0.01], daemon=True).start()
+        yield running
+        running.shutdown()
 
 
 class Payload:

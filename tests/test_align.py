@@ -1,4 +1,4 @@
-"""The comparison with torch, on random weights and digits; tools/align.py runs it whole on the real ones."""
+"""The comparisons with torch, on random weights, digits and made sentences; tools/align.py runs them whole on the real ones."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,10 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from benchmarks.align import Alignment, relative_difference, summary
+from benchmarks.align import Alignment
+from benchmarks.align_translation import TranslationAlignment
+from benchmarks.comparison import relative_difference, summary
+from rdrop_paddle.fused_linear_loss import FusedLinearRDropLoss
 from rdrop_paddle.loss import RDropLoss
 from rdrop_paddle.training import criterion
 
@@ -15,6 +18,12 @@ from rdrop_paddle.training import criterion
 def alignment(tmp_path, monkeypatch):
     monkeypatch.setenv("RDROP_DATA", str(tmp_path / "empty"))
     return Alignment(tmp_path / "alignment")
+
+
+@pytest.fixture
+def of_translation(tmp_path, monkeypatch):
+    monkeypatch.setenv("RDROP_DATA", str(tmp_path / "empty"))
+    return TranslationAlignment(tmp_path / "alignment")
 
 
 def test_a_difference_beyond_the_bound_fails_and_both_sides_are_kept(alignment):
@@ -58,3 +67,24 @@ def test_the_ai_studio_layers_gradient_does_not_agree(alignment, monkeypatch):
 def test_all_checks_pass_on_random_weights(alignment):
     rows = alignment.run()
     assert len(rows) == 14 and all(row.passed for row in rows), summary(rows)
+
+
+def test_the_fused_loss_and_its_gradients_agree_with_torch(of_translation):
+    rows = of_translation.loss()
+    assert len(rows) == 2 and all(row.passed for row in rows), summary(rows)
+
+
+def test_every_gradient_of_translation_agrees_with_marians_unless_the_kls_target_is_stopped(of_translation, monkeypatch):
+    rows = of_translation.backward()
+    assert len(rows) == 1 and rows[0].passed, summary(rows)
+    stopped = {"stop_target_gradient": True}
+    monkeypatch.setattr(
+        criterion, "FusedLinearRDropLoss", lambda *given, **more: FusedLinearRDropLoss(*given, **more | stopped)
+    )
+    assert not of_translation.backward()[0].passed
+
+
+@pytest.mark.slow
+def test_all_checks_of_translation_pass_on_made_sentences(of_translation):
+    rows = of_translation.run()
+    assert len(rows) == 8 and all(row.passed for row in rows), summary(rows)

@@ -11,7 +11,9 @@ import pytest
 from conftest import ROOT
 
 from rdrop_paddle import UserError, build_model
+from rdrop_paddle.durability import checkpoint
 from rdrop_paddle.durability.checkpoint import model_arrays, save_weights
+from rdrop_paddle.text.translate import translate
 
 NAME = "vit_ti16_cifar100_rdrop"
 CLASSES = [f"thing {number}" for number in range(10)]
@@ -19,7 +21,7 @@ AS_A_USER = f"""
 import sys, paddle
 repository, weights = sys.argv[1:]
 assert "rdrop_paddle" not in sys.modules
-assert paddle.hub.list(repository, source="local") == ["{NAME}"]
+assert sorted(paddle.hub.list(repository, source="local")) == ["translator", "{NAME}"]
 model = paddle.hub.load(repository, "{NAME}", source="local")
 assert not model.training
 import safetensors.numpy
@@ -79,3 +81,13 @@ def test_the_released_model_is_the_one_that_help_describes():
     assert model(paddle.zeros([2, 3, 96, 96])).shape == [2, 100]
     assert model.class_names[::33] == ["apple", "forest", "raccoon", "worm"]
     assert 5.45e6 < sum(int(np.prod(p.shape)) for p in model.parameters()) < 5.55e6
+
+
+def test_a_trained_translator_translates_as_predict_does(translation, tmp_path):
+    trained = translation()
+    (tmp_path / "config.yaml").write_text(trained.config.to_yaml())
+    checkpoint.save_best(tmp_path, trained.model, trained.belongings(), update=1)
+    model = paddle.hub.load(str(ROOT), "translator", source="local", run=tmp_path)
+    trained.model.eval()
+    expected = translate(trained.model, trained.tokens, ["ein Hund", ""], trained.config.decode)
+    assert model.translate(["ein Hund", ""]) == [expected[0][0].text, ""]

@@ -69,7 +69,7 @@ def test_the_alignment_table_is_the_last_run():
     _, table, features = (ROOT / "results" / "alignment" / "summary.md").read_text().strip().split("\n\n")
     page = (ROOT / "docs" / "alignment.md").read_text()
     assert table in page and features in page and "FAIL" not in table
-    assert table.count("| PASS |") == 14 and "in all fourteen rows" in README
+    assert table.count("| PASS |") == 22 and "in all twenty-two rows" in README
 
 
 def test_the_quickstarts_numbers_are_those_of_its_five_runs():
@@ -104,6 +104,21 @@ def test_the_cifar_results_are_those_of_the_published_runs(monkeypatch):
         alpha = f"{float(row['alpha']):g}" if row["passes"] == "2" else "-"
         cells = [row["lr"], f"{float(row['drop_rate']):g}", alpha, f"{100 * int(row['correct']) / int(row['total']):.2f}"]
         assert f"| {' | '.join(cells)} |" in page.replace("**", ""), row["run"]
+
+
+def test_translations_results_are_those_of_the_published_runs(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    table = experiments.load_table("results/multi30k/experiments.yaml", load_config)
+    published.check(table)
+    assert published.csv_text(table) == (ROOT / "results" / "multi30k" / "runs.csv").read_text()
+    for line in comparisons.summary(table).splitlines():
+        assert line in README.splitlines(), line
+    for run in ("baseline", "rdrop"):
+        score = (ROOT / "results" / "multi30k" / f"deen_short_{run}_seed0" / "eval.txt").read_text().split()[1]
+        assert f"Seen: test BLEU {score}" in (ROOT / "configs" / f"multi30k_deen_{run}.yaml").read_text()
+    assert (ROOT / "results" / "multi30k" / "deen_short_rdrop_seed0" / "eval.txt").read_text() in (
+        ROOT / "docs" / "translation.md"
+    ).read_text()
 
 
 SPEED = ROOT / "results" / "speed"

@@ -1,13 +1,19 @@
 """The arithmetic of benchmarks/speed.py, and a small measurement for real."""
 
+import functools
 import json
 
+import paddle
 import pytest
 from conftest import BASE
 
-from benchmarks import speed
+from benchmarks import speed, translation
 from benchmarks.image_classification import forward_flop
-from rdrop_paddle import UserError, load_config
+from rdrop_paddle import RDropLoss, Transformer, UserError, cross_entropy, load_config
+from rdrop_paddle.config_layers import DEFAULTS
+from rdrop_paddle.text.sizes import with_numbers
+
+TRANSLATION = DEFAULTS / "translation.yaml"
 
 
 # 10^9 multiplications of a forward with 1000 classes, as timm's tables print them
@@ -17,6 +23,37 @@ from rdrop_paddle import UserError, load_config
 def test_flop_are_the_published_ones(name, image_size, published):
     config = load_config(BASE, [f"model.name={name}", f"model.image_size={image_size}", "model.classes=1000"])
     assert forward_flop(config.model) / 2e9 == pytest.approx(published, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["tiny", "iwslt_de_en"])
+def test_flop_of_translation_are_two_for_each_number_in_a_matrix(name):
+    config = load_config(None, ["task=translation", f"model.name={name}", "data.vocabulary_size=500"])
+    numbers = {key: value for key, value in vars(with_numbers(config.model)).items() if key not in ("name", "weights")}
+    model = Transformer(source_vocabulary=500, target_vocabulary=500, padding=0, **numbers)
+    assert translation.flop_of_position(config) == 2 * sum(p.size for p in model.parameters() if p.ndim == 2)
+
+
+def test_torchs_side_of_translation_has_the_same_parameters_and_loss():
+    torch = pytest.importorskip("torch")
+    from benchmarks.torch_transformer import Transformer as TorchTransformer
+    from benchmarks.torch_transformer import loss_of
+
+    sizes = dict(encoder_layers=2, decoder_layers=1, embed_dim=16, ffn_dim=24, num_heads=4, drop_rate=0.2, max_length=9)
+    theirs = TorchTransformer(vocabulary=30, padding=0, **sizes)
+    ours = Transformer(source_vocabulary=30, target_vocabulary=30, padding=0, **sizes)
+    assert sum(p.numel() for p in theirs.parameters()) == sum(p.size for p in ours.parameters())
+    torch.manual_seed(0)
+    source, target_in, labels = torch.randint(1, 30, [3, 4, 9])
+    labels[1:, 5:] = 0
+    for passes in (1, 2):
+        torch.manual_seed(1)
+        found = loss_of(theirs, source, target_in, labels, passes=passes, alpha=2.0, label_smoothing=0.1)
+        torch.manual_seed(1)
+        logits = theirs.project(theirs(source.repeat(passes, 1), target_in.repeat(passes, 1))).detach().numpy()
+        label = paddle.to_tensor(labels.numpy())
+        given = (*paddle.to_tensor(logits).chunk(passes), label, label == 0)
+        criterion = RDropLoss(2.0, "batchmean", 0.1) if passes == 2 else functools.partial(cross_entropy, label_smoothing=0.1)
+        assert found.item() == pytest.approx(criterion(*given).item(), rel=1e-6)
 
 
 def measurement(throughput, gflop=10.0, ceiling=100.0):
@@ -72,6 +109,18 @@ def test_training_on_two_ranks_against_torch(run_tool, tiny_overrides, tmp_path)
         assert 0.05 < measured["peak_memory"] < 8 and measured["ceiling"] > 1
     assert 0 < ours["reader_share"] < 1 and torchs["reader_share"] == 0
     assert ours["gflop"] == torchs["gflop"]
+
+
+@pytest.mark.slow
+def test_translation_is_measured_against_torch_on_the_same_tokens(run_tool, translation_overrides, tmp_path):
+    pytest.importorskip("torch")
+    options = ["--against", "torch", "--rounds", 1, "--repeats", 1, "--json", tmp_path / "speed.json"]
+    done = run_tool("benchmark.py", "-c", TRANSLATION, "-o", *translation_overrides, *options)
+    assert done.returncode == 0, done.stderr
+    ((ours, torchs),) = json.loads((tmp_path / "speed.json").read_text())["rounds"]
+    assert "tokens/s, first over second" in done.stdout and ours["gflop"] == torchs["gflop"]
+    tokens = [measured["tokens_per_second"] / measured["updates_per_second"] for measured in (ours, torchs)]
+    assert tokens[0] == pytest.approx(tokens[1]) and tokens[0] > 1
 
 
 def test_evaluation_is_measured_on_all_of_its_split(run_tool, tiny_overrides, tmp_path):

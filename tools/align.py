@@ -3,8 +3,9 @@
 pip install -r requirements-dev.txt
 python tools/align.py
 
-Uses the ViT-Ti/16 weights and the CIFAR-100 archive under RDROP_DATA where they are, otherwise random weights and digits.
-Writes both sides (.npy), diff logs and summary.md to results/alignment/. Exit status 1 when a check fails.
+Uses the ViT-Ti/16 weights, the CIFAR-100 archive and multi30k/ under RDROP_DATA where they are, otherwise random weights,
+digits and made sentences. Writes both sides (.npy), diff logs and summary.md to results/alignment/. Exit status 1 when a
+check fails.
 """
 
 import sys
@@ -27,12 +28,15 @@ def main():
     except ImportError as error:
         raise UserError(f"{error.name} is not installed: pip install -r requirements-dev.txt") from None
 
-    from benchmarks.align import Alignment, summary
+    from benchmarks.align import Alignment
+    from benchmarks.align_translation import TranslationAlignment
+    from benchmarks.comparison import summary
 
-    alignment = Alignment(options.output)
-    print(f"inputs: {alignment.inputs}", flush=True)
-    rows = alignment.run()
-    table = f"Inputs: {alignment.inputs}.\n\n{summary(rows)}\n"
+    alignment, translation = Alignment(options.output), TranslationAlignment(options.output)
+    inputs = f"{alignment.inputs}; {translation.inputs}"
+    print(f"inputs: {inputs}", flush=True)
+    rows = alignment.run() + translation.run()
+    table = f"Inputs: {inputs}.\n\n{summary(rows)}\n"
     if alignment.real:
         table += (
             f"\nNearest neighbours of the features tell {alignment.features():.1%} of 500 test images right (chance 1 %).\n"

@@ -24,7 +24,8 @@ def main():
     arguments.add_argument("--sha256", help="what the weight file's must be")
     arguments.add_argument("--ema", action="store_true", help="take the average of the weights that the file holds beside them")
     arguments.add_argument("--json", metavar="FILE", help="write the result there too")
-    arguments.add_argument("--predictions", metavar="FILE", help="write the answer for each image there, as CSV")
+    answers = "write the answer for each sample there: classes of images as CSV, translations as lines"
+    arguments.add_argument("--predictions", "--hypotheses", metavar="FILE", help=answers)
     options = arguments.parse_args()
     config = load_config(options.config, options.override)
     for option, path in (("--json", options.json), ("--predictions", options.predictions)):
@@ -34,7 +35,6 @@ def main():
     console.say("loading Paddle")
     from rdrop_paddle import ranks
     from rdrop_paddle.training import engine
-    from rdrop_paddle.vision.class_predictions import Recorder
     from rdrop_paddle.weights.loading import find_weights
 
     rank, _ = ranks.start()
@@ -44,8 +44,8 @@ def main():
     report = task.load_weights(weights, sha256=options.sha256, ema=options.ema)
     if rank == 0:
         print(report, flush=True)
-    console.say(f"evaluating {task.size(config.eval.split):,} {config.unit}")
-    task = Recorder(task) if options.predictions else task
+    console.say(f"evaluating {task.size(config.eval.split):,} samples")
+    task = task.recording() if options.predictions else task
     score = engine.evaluate(task, config.eval.split)
     if options.predictions:
         with files.writing(options.predictions):

@@ -1,13 +1,16 @@
-"""Export a model to Paddle's inference format, and to ONNX, and check that the files give the same logits as the model.
+"""Export a model, and check that the files answer as the model does.
 
 python tools/export.py -c configs/digits_quickstart.yaml --weights output/digits_quickstart/best.safetensors --output exported
 python tools/export.py -c CONFIG --weights FILE --output FOLDER --onnx
 python examples/inference.py exported digit.png
+python tools/export.py -c configs/multi30k_deen_rdrop.yaml --weights FILE --output FOLDER --ctranslate2
 
-FOLDER must be new. Any number of images can be fed at once; FOLDER/description.json says how. --onnx needs two packages more:
-pip install -r requirements-onnx.txt
+Image classifiers: to Paddle's inference format, and with --onnx to ONNX (pip install -r requirements-onnx.txt), with the
+same logits. Any number of images can be fed at once; FOLDER/description.json says how. Translators: to CTranslate2, the
+fastest engine for them on a CPU (pip install -r requirements-ctranslate2.txt), with the same translations of the sentences of
+eval.split. FOLDER must be new.
 
-Exit status: 0; 1 when the logits differ by more than the bound (no FOLDER is left then); 2 for bad usage, config or weights.
+Exit status: 0; 1 when the answers differ (no FOLDER is left then); 2 for bad usage, config or weights.
 """
 
 import sys
@@ -15,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from rdrop_paddle import command_line, load_config
+from rdrop_paddle import UserError, command_line, load_config
 
 
 def main():
@@ -25,28 +28,56 @@ def main():
     arguments.add_argument("--ema", action="store_true", help="take the average of the weights that the file holds beside them")
     arguments.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="a new folder for the exported files")
     arguments.add_argument("--onnx", action="store_true", help="write inference.onnx too")
+    arguments.add_argument("--ctranslate2", action="store_true", help="of a translator, for CTranslate2")
     options = arguments.parse_args()
     config = load_config(options.config, options.override)
+    of_translation = config.task == "translation"
+    if of_translation != options.ctranslate2 or (of_translation and options.onnx):
+        raise UserError("a translator is exported with --ctranslate2, and nothing else is: --onnx is for image classifiers")
 
     import paddle
 
-    from rdrop_paddle.config import data_root
-    from rdrop_paddle.vision import export
-    from rdrop_paddle.vision.task import ImageClassification
-    from rdrop_paddle.weights.loading import find_weights
-
-    export.check_request(options.output, options.onnx)
     paddle.set_device("cpu")  # what is compared must not depend on a card and its TF32
-    task = ImageClassification(config)
-    report = task.load_weights(find_weights(options.weights, data_root()), sha256=options.sha256, ema=options.ema)
-    print(report, flush=True)
-    checks = export.export(task, options.output, report, onnx=options.onnx)
-    print("\n".join(map(str, checks)))
-    if not all(check.passed for check in checks):
-        print("error: the exported model gives other logits, so it was not kept", file=sys.stderr)
+    passed = export_translator(config, options) if of_translation else export_classifier(config, options)
+    if not passed:
+        answers = "translations" if of_translation else "logits"
+        print(f"error: the exported model gives other {answers}, so it was not kept", file=sys.stderr)
         return 1
     print(f"wrote {options.output}: {', '.join(sorted(path.name for path in options.output.iterdir()))}")
     return 0
+
+
+def loaded(config, options):
+    """(task with its trained weights, their report, which is printed)"""
+    from rdrop_paddle.config import data_root
+    from rdrop_paddle.tasks import build_task
+    from rdrop_paddle.weights.loading import find_weights
+
+    task = build_task(config)
+    report = task.load_weights(find_weights(options.weights, data_root()), sha256=options.sha256, ema=options.ema)
+    print(report, flush=True)
+    return task, report
+
+
+def export_classifier(config, options):
+    from rdrop_paddle.vision import export
+
+    export.check_request(options.output, options.onnx)
+    task, report = loaded(config, options)
+    checks = export.export(task, options.output, report, onnx=options.onnx)
+    print("\n".join(map(str, checks)))
+    return all(check.passed for check in checks)
+
+
+def export_translator(config, options):
+    from rdrop_paddle.text.ctranslate2_export import export_ctranslate2
+
+    task, _ = loaded(config, options)
+    task.model.eval()
+    lines = task.pairs(config.eval.split).source
+    check = export_ctranslate2(task.model, task.tokens, options.output, lines, config.decode)
+    print(check)
+    return check.passed
 
 
 if __name__ == "__main__":

@@ -1,13 +1,19 @@
-"""Name what is in images: the likeliest classes with their probabilities.
+"""Use a model: name what is in images, or translate text.
 
 python tools/predict.py -c configs/digits_quickstart.yaml --weights output/digits_quickstart/best.safetensors digit.png scans/
 python tools/predict.py -c CONFIG --weights FILE photos/ --top 3 --json -
 python tools/predict.py -c CONFIG --weights FILE cat.jpg --passes 20 --attention attention.png
+echo "Ein Hund rennt." | python tools/predict.py -c configs/multi30k_deen_rdrop.yaml --weights FILE
+python tools/predict.py -c CONFIG --weights FILE text.de --json translations.jsonl
 
-With --passes N dropout stays on for N passes (Monte-Carlo dropout): probabilities are their mean, with their standard
-deviation, and the disagreement is the mean symmetric KL divergence between two passes, which R-Drop trains to be small.
+Images: the likeliest classes with their probabilities. With --passes N dropout stays on for N passes (Monte-Carlo dropout):
+probabilities are their mean, with their standard deviation; the disagreement is the mean symmetric KL divergence between two
+passes, which R-Drop trains to be small.
 
-Exit status: 0; 1 when some image cannot be read, which is named and skipped; 2 for bad usage, config or weights.
+Text: a translation for each line of the files, or of standard input; an empty line for an empty one. --json writes a line of
+JSON for each instead, with decode.beam translations at most and their scores.
+
+Exit status: 0; 1 when some image cannot be read, which is named and skipped; 2 for bad usage, config, weights or text.
 """
 
 import json
@@ -22,54 +28,106 @@ from rdrop_paddle.durability import files
 
 def main():
     arguments = command_line.config_parser(__doc__)
-    arguments.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders that are searched for them")
+    arguments.add_argument("inputs", nargs="*", metavar="INPUT", help="images, folders of them, or files of text")
     arguments.add_argument("--weights", required=True, help="weight file or folder, or a bare name under RDROP_DATA")
     arguments.add_argument("--sha256", help="what the weight file's must be")
     arguments.add_argument("--ema", action="store_true", help="take the average of the weights that the file holds beside them")
-    arguments.add_argument("--top", type=command_line.positive, default=5, metavar="N", help="classes an image (default 5)")
-    arguments.add_argument("--passes", type=command_line.positive, metavar="N", help="passes with dropout, 2 or more")
-    arguments.add_argument("--json", metavar="FILE", help="write the result there too; - prints it instead of the table")
-    arguments.add_argument("--attention", metavar="PICTURE", help="draw what the model attends to in the first image")
+    arguments.add_argument("--top", type=command_line.positive, metavar="N", help="classes an image (default 5)")
+    arguments.add_argument(
+        "--passes", type=command_line.positive, metavar="N", help="passes with dropout, 2 or more; of images"
+    )
+    arguments.add_argument("--json", metavar="FILE", help="write the result there; - prints it, and nothing else")
+    arguments.add_argument("--attention", metavar="PICTURE", help="draw what the model attends to in the first input")
     options = arguments.parse_args()
     config = load_config(options.config, options.override)
+    return OF_TASK[config.task](config, options)
 
+
+def loaded(config, options):
+    """The task with its trained weights, whose report goes to stderr."""
     from rdrop_paddle.config import data_root
-    from rdrop_paddle.vision import attention_rollout, prediction
-    from rdrop_paddle.vision.image_files import open_image
-    from rdrop_paddle.vision.task import ImageClassification
+    from rdrop_paddle.tasks import build_task
     from rdrop_paddle.weights.loading import find_weights
 
-    if options.attention and Path(options.attention).suffix.lower() not in attention_rollout.SUFFIXES:
-        raise UserError(f"--attention {options.attention}: give a name that ends in {', '.join(attention_rollout.SUFFIXES)}")
-    paths = prediction.find_images(options.images)
-    task = ImageClassification(config)
+    task = build_task(config)
     report = task.load_weights(find_weights(options.weights, data_root()), sha256=options.sha256, ema=options.ema)
-    class_names = task.class_names()
     for option, path in (("--json", options.json), ("--attention", options.attention)):
         if path and path != "-":  # not after minutes of work
             command_line.check_writable(option, path)
     print(report, file=sys.stderr, flush=True)
+    return task
+
+
+def write_or_print(text, path):
+    if path == "-":
+        print(text, end="")
+    else:
+        with files.writing(path):
+            Path(path).write_text(text, encoding="utf-8")
+
+
+def name_images(config, options):
+    from rdrop_paddle.vision import attention_rollout, prediction
+    from rdrop_paddle.vision.image_files import open_image
+
+    if not options.inputs:
+        raise UserError("no images: name image files, or folders that are searched for them")
+    if options.attention and Path(options.attention).suffix.lower() not in attention_rollout.SUFFIXES:
+        raise UserError(f"--attention {options.attention}: give a name that ends in {', '.join(attention_rollout.SUFFIXES)}")
+    paths, top = prediction.find_images(options.inputs), options.top or 5
+    task = loaded(config, options)
+    class_names = task.class_names()
     found = []
     for answer in prediction.predict(task, paths, options.passes):
         found.append(answer)
         if answer.error:
             print(f"error: {answer.error}", file=sys.stderr, flush=True)
         elif options.json != "-":
-            print(prediction.table(answer, class_names, options.top), flush=True)
+            print(prediction.table(answer, class_names, top), flush=True)
     if options.json:
-        images = [prediction.as_json(answer, class_names, options.top) for answer in found]
-        text = json.dumps({"weights": options.weights, "passes": options.passes, "images": images}, indent=2) + "\n"
-        if options.json == "-":
-            print(text, end="")
-        else:
-            with files.writing(options.json):
-                Path(options.json).write_text(text)
+        images = [prediction.as_json(answer, class_names, top) for answer in found]
+        result = {"weights": options.weights, "passes": options.passes, "images": images}
+        write_or_print(json.dumps(result, indent=2) + "\n", options.json)
     first = next((answer.path for answer in found if not answer.error), None)
     if options.attention and first:
         shares = attention_rollout.rollout(task.model, prediction.model_input(task, first))
         with files.writing(options.attention):
             attention_rollout.overlay(open_image(first), shares).save(options.attention)
     return 1 if any(answer.error for answer in found) else 0
+
+
+def translate_lines(config, options):
+    if options.top or options.passes:
+        raise UserError("--top and --passes are for images: of text decode.beam translations at most are in --json's lines")
+
+    from rdrop_paddle.console import Patience
+    from rdrop_paddle.reporting import plots
+    from rdrop_paddle.text.attention_map import attention_map, drawing
+    from rdrop_paddle.text.parallel import lines_of, read_lines
+    from rdrop_paddle.text.tokens import END
+
+    if options.attention:
+        plots.check_suffix(options.attention)
+    named = [line for name in options.inputs for line in read_lines(Path(name))]
+    lines = named if options.inputs else lines_of(sys.stdin.buffer.read(), "standard input")
+    task = loaded(config, options)
+    task.model.eval()
+    found = task.translate(lines, Patience("translating: line", len(lines)).done)
+    if options.json:
+        rows = [dict(source=line, translations=[one._asdict() for one in best]) for line, best in zip(lines, found)]
+        write_or_print("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), options.json)
+    if options.json != "-":
+        print("".join(f"{best[0].text if best else ''}\n" for best in found), end="", flush=True)
+    first = next((number for number, best in enumerate(found) if best), None)
+    if options.attention and first is not None:
+        texts = lines[first], found[first][0].text
+        source, target = ([*task.tokens.encode(side, [text])[0], END] for side, text in enumerate(texts))
+        pieces = [task.tokens.pieces(side, ids) for side, ids in enumerate((source, target))]
+        plots.save(drawing(attention_map(task.model, source, target), *pieces), options.attention)
+    return 0
+
+
+OF_TASK = {"image_classification": name_images, "translation": translate_lines}
 
 
 if __name__ == "__main__":

@@ -56,15 +56,20 @@ def save(figure, path):
     Raises:
         UserError: another suffix, or the file cannot be written.
     """
+    check_suffix(path)
     suffix = Path(path).suffix.lower()
-    if suffix not in FORMATS:
-        raise UserError(f"{path}: a figure's name ends in {', '.join(FORMATS)}")
     try:
         with warnings.catch_warnings():
             _choose_fonts(figure, path)
             figure.savefig(path, format=suffix[1:], metadata=dict.fromkeys(FORMATS[suffix]))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+def check_suffix(path):
+    """Raises a UserError unless a figure can be of the format that the suffix says."""
+    if Path(path).suffix.lower() not in FORMATS:
+        raise UserError(f"{path}: a figure's name ends in {', '.join(FORMATS)}")
 
 
 def _choose_fonts(figure, path):

@@ -27,6 +27,7 @@ from .metrics import OUTCOME, read_metrics
 
 CODE = ("rdrop_paddle", "tools", "configs")  # what a run's result depends on; results and pages may change beside it
 PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "numpy", "pillow", "visualdl", "omegaconf", "safetensors")
+PACKAGES += ("tokenizers", "sacremoses", "sacrebleu")
 
 
 class RunLog:
@@ -159,8 +160,9 @@ class RunLog:
         chosen = {**self.config.hyper_parameters(), **asdict(self.config.rdrop)}
         # VisualDL takes neither bool nor None
         chosen = {name: int(value) if isinstance(value, bool) else value for name, value in chosen.items() if value is not None}
-        splits = dict.fromkeys([self.config.eval.split, *(["val"] if self.config.has_held_out() else [])])
-        self._vdl.add_hparams(chosen, [*(f"{split}/{self.config.measure.name}" for split in splits), "train/loss"])
+        shown = [f"{self.config.eval.split}/{self.config.measure.name}"]
+        shown += [f"val/{self.config.selection.name}"] if self.config.has_held_out() else []
+        self._vdl.add_hparams(chosen, [*dict.fromkeys(shown), "train/loss"])
 
 
 def run_folder(config):

@@ -78,8 +78,8 @@ class Attention(nn.Layer):
         return self._parted(x).transpose([0, 2, 1, 3])
 
     def _parted(self, x):
-        _, length, width = x.shape
-        return x.reshape([-1, length, self.num_heads, width // self.num_heads])
+        # 0: as it is, also where a program does not know the length
+        return x.reshape([0, 0, self.num_heads, x.shape[-1] // self.num_heads])
 
 
 def linear(fan_in, fan_out, bound_fan_out=None):

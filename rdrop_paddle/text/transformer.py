@@ -10,13 +10,12 @@ import math
 import numpy as np
 import paddle
 from paddle import nn
-from paddle.distributed.fleet.utils import recompute as recompute_in_backward
 
 from ..errors import UserError
-from ..layers import Dropout, LayerNorm, repeated
+from ..layers import Dropout, LayerNorm
 from .attention import keep_bias
 from .decoding_cache import DecodingCache
-from .transformer_layers import ACTIVATIONS, NORMS, DecoderLayer, EncoderLayer
+from .transformer_layers import ACTIVATIONS, NORMS, DecoderLayer, EncoderLayer, through_layers
 
 POSITIONS = ("sinusoidal", "learned")
 TYING = ("all", "decoder", "none")
@@ -81,6 +80,7 @@ class Transformer(nn.Layer):
             num_heads=num_heads,
             norm=norm,
             activation=activation,
+            epsilon=1e-5,
             drop_rate=drop_rate,
             attention_drop_rate=attention_drop_rate,
             activation_drop_rate=activation_drop_rate,
@@ -92,7 +92,7 @@ class Transformer(nn.Layer):
         self.target_embedding = None if tying == "all" else _embedding(target_vocabulary, embed_dim, padding)
         self.output = _embedding(target_vocabulary, embed_dim) if tying == "none" else None
 
-    def forward(self, source, target_in, passes=1, *, shared_blocks=0, recompute=False):
+    def forward(self, source, target_in, passes=1, *, shared_blocks=0, recompute=False, project=True):
         """Logits [passes * N, T, target_vocabulary], the first pass first; each pass has dropout masks of its own.
 
         Args:
@@ -101,8 +101,10 @@ class Transformer(nn.Layer):
                 none, what lies before the first dropout, the sums of embeddings, still is. As many as the encoder has
                 share the whole encoder.
             recompute: keep only the layers' inputs for the backward pass, which computes the rest again.
+            project: False gives what the projection to logits would be given, [passes * N, T, D].
         """
-        return self.project(self.hidden(source, target_in, passes, shared_blocks=shared_blocks, recompute=recompute))
+        hidden = self.hidden(source, target_in, passes, shared_blocks=shared_blocks, recompute=recompute)
+        return self.project(hidden) if project else hidden
 
     def hidden(self, source, target_in, passes=1, *, shared_blocks=0, recompute=False):
         """What the decoder gives to the output's projection, [passes * N, T, D]; arguments as for the logits."""
@@ -179,12 +181,7 @@ class Stack(nn.Layer):
 
     def forward(self, x, *context, passes=1, shared=0, recompute=False):
         """[N, L, D] -> [passes * N, L, D]; the first `shared` layers and the dropout before them are of all passes."""
-        x = self.dropout(x if shared else repeated(x, passes))
-        for index, layer in enumerate(self.layers):
-            # DataParallel does not see the gradients of Paddle's reentrant way
-            x = recompute_in_backward(layer, x, *context, use_reentrant=False) if recompute else layer(x, *context)
-            if index + 1 == shared:
-                x = repeated(x, passes)
+        x = through_layers(x, self.dropout, self.layers, context, passes=passes, shared=shared, recompute=recompute)
         return self.layer_norm(x)
 
 

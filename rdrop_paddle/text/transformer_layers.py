@@ -2,8 +2,9 @@
 
 import paddle.nn.functional as F
 from paddle import nn
+from paddle.distributed.fleet.utils import recompute as recompute_in_backward
 
-from ..layers import Dropout, LayerNorm
+from ..layers import Dropout, LayerNorm, repeated
 from .attention import Attention, causal_bias, linear
 
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
@@ -14,17 +15,27 @@ class EncoderLayer(nn.Layer):
     """[N, S, D] -> [N, S, D]: self-attention and a feed-forward part."""
 
     def __init__(
-        self, *, embed_dim, ffn_dim, num_heads, norm, activation, drop_rate, attention_drop_rate, activation_drop_rate
+        self,
+        *,
+        embed_dim,
+        ffn_dim,
+        num_heads,
+        norm,
+        activation,
+        epsilon,
+        drop_rate,
+        attention_drop_rate,
+        activation_drop_rate,
     ):
         super().__init__()
         self.norm_first = norm == "pre"
         self.activation = ACTIVATIONS[activation]
         self.self_attn = Attention(embed_dim, num_heads, attention_drop_rate)
-        self.self_attn_layer_norm = LayerNorm(embed_dim)
+        self.self_attn_layer_norm = LayerNorm(embed_dim, epsilon=epsilon)
         self.self_attn_dropout = Dropout(drop_rate)
         self.fc1, self.fc2 = linear(embed_dim, ffn_dim), linear(ffn_dim, embed_dim)
         self.activation_dropout = Dropout(activation_drop_rate)
-        self.final_layer_norm = LayerNorm(embed_dim)
+        self.final_layer_norm = LayerNorm(embed_dim, epsilon=epsilon)
         self.final_dropout = Dropout(drop_rate)
 
     def forward(self, x, bias):
@@ -51,7 +62,7 @@ class DecoderLayer(EncoderLayer):
         super().__init__(**settings)
         embed_dim = settings["embed_dim"]
         self.encoder_attn = Attention(embed_dim, settings["num_heads"], settings["attention_drop_rate"])
-        self.encoder_attn_layer_norm = LayerNorm(embed_dim)
+        self.encoder_attn_layer_norm = LayerNorm(embed_dim, epsilon=settings["epsilon"])
         self.encoder_attn_dropout = Dropout(settings["drop_rate"])
 
     def forward(self, x, memory, bias):
@@ -77,3 +88,20 @@ class DecoderLayer(EncoderLayer):
         x = self.residual(x, over_itself, self.self_attn_layer_norm, self.self_attn_dropout)
         x = self.residual(x, over_source, self.encoder_attn_layer_norm, self.encoder_attn_dropout)
         return self.feed_forward(x)
+
+
+def through_layers(x, dropout, layers, context, *, passes, shared, recompute):
+    """Embeddings [N, L, D] through their dropout and the layers, [passes * N, L, D], the first pass first.
+
+    Args:
+        context: what each layer is given beside them.
+        shared: so many layers, and the dropout before and in them, are computed once for all passes.
+        recompute: keep only the layers' inputs for the backward pass, which computes the rest again.
+    """
+    x = dropout(x if shared else repeated(x, passes))
+    for index, layer in enumerate(layers):
+        # DataParallel does not see the gradients of Paddle's reentrant way
+        x = recompute_in_backward(layer, x, *context, use_reentrant=False) if recompute else layer(x, *context)
+        if index + 1 == shared:
+            x = repeated(x, passes)
+    return x

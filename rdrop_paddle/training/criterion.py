@@ -1,7 +1,8 @@
-"""R-Drop's loss as a config asks for it, for tasks whose model gives logits."""
+"""R-Drop's loss as a config asks for it: of logits, or of hidden states before a projection to a large vocabulary."""
 
 import paddle
 
+from ..fused_linear_loss import FusedLinearRDropLoss, fused_linear_cross_entropy
 from ..loss import RDropLoss, cross_entropy
 
 
@@ -28,3 +29,27 @@ class Criterion:
                 return (*self.of_two.terms(*logits.chunk(2), labels, pad_mask), positions)
             ce = cross_entropy(logits, labels, pad_mask, label_smoothing=self.label_smoothing)
             return ce, ce, paddle.zeros_like(ce), positions
+
+
+class FusedLinearCriterion:
+    """Criterion for hidden states and the weight of their projection, whose logits are never held, see fused_linear_loss.py."""
+
+    def __init__(self, config):
+        rdrop, self.label_smoothing = config.rdrop, config.train.label_smoothing
+        self.passes = rdrop.passes
+        settings = dict(label_smoothing=self.label_smoothing, stop_target_gradient=rdrop.stop_target_gradient)
+        self.of_two = FusedLinearRDropLoss(rdrop.alpha, rdrop.reduction, **settings)
+
+    def __call__(self, hidden, weight, labels, pad_mask):
+        """(loss, cross entropy, KL, positions) as Criterion gives them.
+
+        Args:
+            hidden: [passes * N, ..., D], the first pass first.
+            weight: [classes, D].
+            labels, pad_mask: of one pass, [N, ...].
+        """
+        positions = (~pad_mask).astype("float32").sum()
+        if self.passes > 1:
+            return (*self.of_two.terms(*hidden.chunk(2), weight, labels, pad_mask), positions)
+        ce = fused_linear_cross_entropy(hidden, weight, labels, pad_mask, label_smoothing=self.label_smoothing)
+        return ce, ce, paddle.zeros_like(ce), positions

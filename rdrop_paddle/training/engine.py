@@ -7,14 +7,18 @@ A task is one object, that of vision/task.py for instance, with
 - `batches(split, first_update)`: this rank's micro-batches, lists of tensors of which the last holds the samples' indices; for
   "train" without end, for any other split once, each sample on one rank
 - `loss_terms(model, batch, passes)` -> (loss, cross entropy, KL, positions): means over so many positions, see criterion.py
-- `for_evaluation(split)`: a context that gives what `evaluate` takes as the model
+- `for_evaluation(split, selecting)`: a context that gives what `evaluate` takes as the model; when it is only for selecting
+  the best weights, as little of the score will do as the config's `selection` needs
 - `evaluate(model, batch)` -> a tensor [len(count_names)], which is summed over batches and ranks; integers where the measure
   allows, so that any number of ranks prints the same digits
-- `score(counts)` -> {name: number} with the `measure` of its Config first, and `in_words(score)`, its closing line
+- `score(counts)` -> {name: number} with the `measure` of its Config first, or its `selection` when selecting, and
+  `in_words(score)`, its closing line
 - `data_state(updates)`: JSON values that a checkpoint knows its data by
 - `belongings()` -> {name: JSON value}: what is needed to use the weights without the data, kept with them, see
   weights/belongings.py
-- `describe()` -> {what: words} for the start of a run, and `examples()` -> {tag: picture or text} for VisualDL
+- `describe()` -> {what: words} for the start of a run; for VisualDL `examples()` -> {tag: picture or text}, what the model is
+  given, and `answers()`, what it makes of the held-out part by now
+- `recording()`: the task, or what stands for it, with `write(path, split)`: the answer to each sample, for tools/eval.py
 """
 
 import paddle
@@ -87,17 +91,18 @@ def train(trainer, log, interruption=None):
     return score
 
 
-def evaluate(task, split, amp=None, interruption=None):
+def evaluate(task, split, amp=None, interruption=None, *, selecting=False):
     """The score of `task.model` on a split, {name: number} with the leading one first, the same on every rank.
 
     Each sample is counted once and the counts are summed over the ranks. `amp` holds arguments of
-    `paddle.amp.auto_cast`; the default is full precision. None when `interruption` has ended it on any rank.
+    `paddle.amp.auto_cast`; the default is full precision. `selecting` asks for what the best weights are selected by alone.
+    None when `interruption` has ended it on any rank.
     """
     was_training = task.model.training
     task.model.eval()
     counts, interrupted = paddle.zeros([len(task.count_names)], "float64"), False  # which holds integers up to 2^53
     settings = amp or {"enable": False}
-    with paddle.no_grad(), paddle.amp.auto_cast(**settings), task.for_evaluation(split) as model:
+    with paddle.no_grad(), paddle.amp.auto_cast(**settings), task.for_evaluation(split, selecting) as model:
         for batch in task.batches(split):
             interrupted = interruption is not None and interruption.requested()
             if interrupted:
@@ -115,12 +120,13 @@ def evaluate(task, split, amp=None, interruption=None):
 def _keep_best(trainer, log, interruption):
     """Evaluate on the held-out part and keep the weights when they are the best so far; returns False when interrupted."""
     task, config, update = trainer.task, trainer.config, trainer.updates_done
-    best, origin, measure = None, {}, config.measure
+    best, origin, measure = None, {}, config.selection
     if config.has_held_out():
-        score = evaluate(task, "val", trainer.amp, interruption)
+        score = evaluate(task, "val", trainer.amp, interruption, selecting=True)
         if score is None:
             return False
         log.evaluation(update, "val", score)
+        log.examples(_answers(task, trainer) if trainer.rank == 0 else {}, update)
         best = score[measure.name]
         origin = {f"val_{measure.name}": best}
         if trainer.best is not None and not measure.is_better(best, trainer.best):
@@ -132,6 +138,14 @@ def _keep_best(trainer, log, interruption):
     ranks.wait_for_all()  # a slow disk would have the others' next collective give up
     trainer.best = best
     return True
+
+
+def _answers(task, trainer):
+    task.model.eval()
+    with paddle.no_grad(), paddle.amp.auto_cast(**trainer.amp):
+        found = task.answers()
+    task.model.train()
+    return found
 
 
 def _save(trainer, log):

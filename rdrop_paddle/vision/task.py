@@ -13,6 +13,7 @@ from ..training.inference import for_evaluation
 from ..weights.loading import find_weights
 from . import data, pixels, weight_claims
 from .augmentation import Augmentation
+from .class_predictions import Recorder
 from .model import build_model
 from .weights import load_weights
 
@@ -169,6 +170,13 @@ class ImageClassification:
         rows = images[: side * side].reshape(side, side, *images.shape[1:])
         return {"train/augmented": np.concatenate(np.concatenate(rows, axis=1), axis=1)}
 
+    def answers(self):
+        """{}: what the model makes of single images tells little of a training run."""
+        return {}
+
+    def recording(self):
+        return Recorder(self)
+
     def _dataset(self, split):
         config = self.config
         training = Augmentation(config.train.seed, config.data.crop_scale, config.data.flip)
@@ -194,7 +202,7 @@ class ImageClassification:
         """(loss, cross entropy, KL, images), see training/criterion.py."""
         return self.criterion(*self.forward(model, batch, passes))
 
-    def for_evaluation(self, split):
+    def for_evaluation(self, split, selecting):
         """A context that gives the model, or its export where that is sooner through the split."""
         return for_evaluation(self.model, self.size(split))
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..weights.loading import load_into
-from ..weights.report import Row, WeightReport
+from ..weights.report import WeightReport
 from .weight_formats import read_weights
 
 
@@ -31,8 +31,7 @@ def load_weights(model, path, *, strict=True, reset_head=False, sha256=None, ema
     report = WeightReport(str(path), found.format, found.sha256)
     if reset_head:
         for name in [name for name in found.tensors if name.startswith("pre_logits.")]:
-            del found.tensors[name]
-            report.rows.append(Row(name, "dropped", "belongs to the old head"))
+            found.drop(name, "belongs to the old head")
     reset = ["head."] if reset_head else []
     load_into(model, found, report, strict=strict, reset=reset, resize=_resized)
     return report

@@ -14,7 +14,7 @@ from .report import Row
 class SourceWeights:
     """Tensors under this project's names; `made` tells how each came about as (action, detail) for the report.
 
-    `unknown` lists names of the file that mean nothing here.
+    `unknown` lists names of the file that mean nothing here, `dropped` tells of names of the file why they are left out.
     """
 
     format: str
@@ -22,6 +22,7 @@ class SourceWeights:
     tensors: Dict[str, np.ndarray] = field(default_factory=dict)
     made: Dict[str, Tuple[str, str]] = field(default_factory=dict)
     unknown: List[str] = field(default_factory=list)
+    dropped: Dict[str, str] = field(default_factory=dict)
     heads: Optional[int] = None  # attention heads, where the format tells
 
     def add(self, name, array, action, detail):
@@ -30,6 +31,11 @@ class SourceWeights:
             return
         self.tensors[name] = array
         self.made[name] = (action, detail)
+
+    def drop(self, name, why):
+        """Leave out the tensor under one of this project's names."""
+        del self.tensors[name]
+        self.dropped[name] = why
 
     def refuse_nonfinite(self, path):
         """Raises a UserError that names the first tensor with a number that float32 does not have, NaN or infinity."""
@@ -84,6 +90,7 @@ def load_into(layer, source, report, *, strict=True, reset=(), resize=None):
             report.rows.append(Row(name, "resized", f"{list(array.shape)} to {shape}, {how}"))
         else:
             report.rows.append(Row(name, "misshapen", f"{list(array.shape)} in the file, {shape} in the model"))
+    report.rows += [Row(name, "dropped", why) for name, why in source.dropped.items()]
     report.rows += [Row(name, "unexpected", "not in the model") for name in [*tensors, *source.unknown]]
     if strict:
         report.refuse_leftovers()

@@ -9,8 +9,8 @@ from ..errors import UserError
 class Row(NamedTuple):
     """What became of one tensor.
 
-    `action` is loaded, transposed, reshaped, fused, resized or reset, if the model has a value for it now; dropped,
-    missing, unexpected or misshapen otherwise.
+    `action` is loaded, transposed, reshaped, fused, resized or reset, if the model has a value for it now, and random if it
+    has the one of before; dropped, missing, unexpected or misshapen otherwise.
     """
 
     name: str

@@ -320,7 +320,8 @@ def test_the_best_weights_by_the_held_out_part_are_kept_and_read_at_the_end(tiny
     scores = {"val": iter(values), "test": iter([0.3])}
     evaluated = []
 
-    def pretend(task, split, amp, interruption):
+    def pretend(task, split, amp, interruption, selecting=False):
+        assert selecting == (split == "val")
         evaluated.append((split, task.model.head.bias.numpy().tobytes()))
         return {"accuracy": next(scores[split])}
 
@@ -341,7 +342,8 @@ def test_the_best_weights_by_the_held_out_part_are_kept_and_read_at_the_end(tiny
 def test_the_final_evaluation_is_in_float32_after_training_in_16_bits(tiny_config, monkeypatch, level):
     evaluated = []
 
-    def pretend(task, split, amp, interruption):
+    def pretend(task, split, amp, interruption, selecting=False):
+        assert selecting == (split == "val")
         evaluated.append((split, amp, task.model.head.weight.dtype))
         if level == "O2" and split == "val":
             task.model.to(dtype="bfloat16")  # which a CPU cannot train; best.safetensors has float32

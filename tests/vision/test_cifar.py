@@ -3,10 +3,8 @@
 import dataclasses
 import gzip
 import hashlib
-import http.server
 import os
 import tarfile
-import threading
 
 import numpy as np
 import pytest
@@ -133,27 +131,6 @@ def test_images_are_read_where_nothing_can_be_written(small_cifar, tmp_path):
     (tmp_path / "decoded").write_bytes(b"no folder")
     images, labels, _ = cifar.read_decoded(archive, str(path), tmp_path, "train")
     assert len(images) == len(labels) == 40
-
-
-@pytest.fixture
-def server(tmp_path):
-    """Serves tmp_path/served on 127.0.0.1; server.url is its address."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *arguments):
-            super().__init__(*arguments, directory=str(folder))
-
-        def log_message(self, *arguments):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        running.url = f"http://127.0.0.1:{running.server_port}"
-        running.folder = folder
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield running
-        running.shutdown()
 
 
 def served(server, small_cifar):

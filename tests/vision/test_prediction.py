@@ -234,7 +234,7 @@ def test_json_alone_goes_to_stdout(main, capsys, tmp_path):
         (["{image}", "--weights", "absent.safetensors"], "no weights at absent.safetensors"),
         (["{image}", "--attention", "picture.txt"], "--attention picture.txt: give a name that ends in .bmp, .jpeg"),
         (["{image}", "--json", "{image}/x"], "cannot write --json .*: Not a directory"),
-        ([], "required: IMAGE"),
+        ([], "no images: name image files, or folders that are searched for them"),
     ],
 )
 def test_bad_usage_is_a_users_error(main, tmp_path, arguments, message):

@@ -1,0 +1,93 @@
+"""The sections of a config that belong to translation; the package's configs/base/translation.yaml has their defaults."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Dict, Optional, Tuple
+
+from ..config import Config, EvalConfig, Measure, one_of, within
+from ..errors import UserError
+
+
+@dataclass
+class TransformerConfig:
+    name: str
+    encoder_layers: Optional[int] = within(low=1)
+    decoder_layers: Optional[int] = within(low=1)
+    embed_dim: Optional[int] = within(low=1)
+    ffn_dim: Optional[int] = within(low=1)
+    num_heads: Optional[int] = within(low=1)
+    norm: str = one_of("post", "pre")
+    activation: str = one_of("relu", "gelu")
+    positions: str = one_of("sinusoidal", "learned")
+    tying: str = one_of("all", "decoder", "none")
+    drop_rate: float = within(low=0, high=1)
+    attention_drop_rate: float = within(low=0, high=1)
+    activation_drop_rate: float = within(low=0, high=1)
+    max_length: int = within(low=2)
+    weights: str
+
+
+@dataclass
+class ParallelDataConfig:
+    name: str = one_of("multi30k", "iwslt14", "wmt14", "folder")
+    path: str
+    source: str
+    target: str
+    lowercase: bool
+    moses: bool
+    vocabulary: str = one_of("joint", "separate")
+    vocabulary_size: int = within(low=8)
+    max_tokens: int = within(low=1)
+    sentences: Optional[int] = within(low=1)
+
+
+@dataclass
+class DecodeConfig:
+    beam: int = within(low=1)
+    length_penalty: float = within()
+    min_length: int = within(low=0)
+    max_length_a: float = within(low=0)
+    max_length_b: int = within(low=1)
+    no_repeat_ngram: int = within(low=0)
+    max_tokens: int = within(low=1)
+
+
+@dataclass
+class TranslationEvalConfig(EvalConfig):
+    select_by: str = one_of("perplexity", "BLEU")
+
+
+@dataclass
+class TranslationConfig(Config):
+    model: TransformerConfig
+    data: ParallelDataConfig
+    eval: TranslationEvalConfig
+    decode: DecodeConfig
+
+    unit: ClassVar[str] = "tokens"
+    columns: ClassVar[Tuple[str, ...]] = ("data.source", "data.target", "model.drop_rate", *Config.columns)
+    measure: ClassVar[Measure] = Measure("BLEU", decimals=2)
+    free: ClassVar[Dict[str, Optional[str]]] = {
+        "data.path": None,  # checkpoints know the data by their content
+        "eval.select_by": "the best weights are selected by another score from here on",
+        **dict.fromkeys((f"decode.{name}" for name in DecodeConfig.__dataclass_fields__), None),
+    }
+
+    @property
+    def selection(self):
+        return self.measure if self.eval.select_by == "BLEU" else Measure("perplexity", higher_is_better=False)
+
+    def check(self):
+        super().check()
+        if self.train.accumulation is None:
+            raise UserError("train.accumulation is null: give the number of micro-batches in an update")
+        for key in ("batch_size", "micro_batch_size"):
+            if getattr(self.train, key) is not None:
+                raise UserError(f"train.{key} counts sentences: leave it null, and set data.max_tokens and train.accumulation")
+        if self.data.source == self.data.target:
+            raise UserError(f"data.source and data.target are both {self.data.source}: give two languages")
+        if self.model.tying == "all" and self.data.vocabulary == "separate":
+            raise UserError("model.tying is all but data.vocabulary separate: one embedding needs data.vocabulary=joint")
+
+    def hyper_parameters(self):
+        own = {"drop_rate": self.model.drop_rate, "model": self.model.name, "data": self.data.name}
+        return super().hyper_parameters() | own | {"languages": f"{self.data.source}-{self.data.target}"}

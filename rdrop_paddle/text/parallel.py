@@ -1,0 +1,127 @@
+"""Parallel text: reading the files of two languages, and what is left out of them, said."""
+
+import gzip
+import hashlib
+import zlib
+from typing import List, NamedTuple
+
+import numpy as np
+
+from ..console import say
+from ..errors import UserError
+
+LONGEST_LINE = 10_000  # characters; a longer one is no sentence
+CHOICE_SEED = 0  # of a subset: the same pairs whatever the training seed
+
+
+class Pairs(NamedTuple):
+    """Sentences of one split in two languages; line n of one belongs to line n of the other."""
+
+    source: List[str]
+    target: List[str]
+
+    def take(self, chosen):
+        return Pairs([self.source[n] for n in chosen], [self.target[n] for n in chosen])
+
+
+def read_pairs(folder, names, languages, *, training):
+    """The Pairs of the files `folder`/`name`.`language`, plain or with .gz behind it, for the first of `names` that has both.
+
+    Args:
+        training: leave out pairs with an empty or over-long side, and say how many; otherwise every line counts.
+
+    Raises:
+        UserError: a file is absent, empty, not UTF-8, holds a NUL, or has another number of lines than the other; or no pair
+            is left to train on.
+    """
+    paths = _paths(folder, names, languages)
+    pairs = Pairs(*map(read_lines, paths))
+    if len(pairs.source) != len(pairs.target):
+        counts = " but ".join(f"{path.name} has {len(lines):,} lines" for path, lines in zip(paths, pairs))
+        raise UserError(f"{folder}: {counts}: line n of one must be the translation of line n of the other")
+    return _without_odd_ones(pairs, " and ".join(map(str, paths))) if training else pairs
+
+
+def choose(pairs, count):
+    """`count` of the Pairs in their order, or all for None; a seeded choice.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    if count is None:
+        return pairs
+    if count > len(pairs.source):
+        raise UserError(f"data.sentences is {count} but there are {len(pairs.source)} pairs to train on")
+    return pairs.take(np.sort(np.random.default_rng(CHOICE_SEED).permutation(len(pairs.source))[:count]))
+
+
+def fingerprint(pairs):
+    """The sha256 of Pairs."""
+    digest = hashlib.sha256()
+    for lines in pairs:
+        digest.update("\n".join(lines).encode() + b"\n\n")
+    return digest.hexdigest()
+
+
+def _paths(folder, names, languages):
+    for name in names:
+        candidates = [[folder / f"{name}.{language}{suffix}" for suffix in ("", ".gz")] for language in languages]
+        found = [next((path for path in both if path.exists()), None) for both in candidates]
+        if all(found):
+            return found
+    there = sorted(path.name for path in folder.iterdir())[:8] if folder.is_dir() else []
+    wanted = " and ".join(f"{names[0]}.{language}" for language in languages)
+    raise UserError(f"{folder} must have {wanted}, plain or .gz; there is {', '.join(there) or 'nothing'}")
+
+
+def read_lines(path):
+    """The lines of a text file, plain or .gz; see `lines_of`.
+
+    Raises:
+        UserError: also where it cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    return lines_of(content, path)
+
+
+def lines_of(content, path):
+    """The lines of UTF-8 text without the end of line of any system; not str.splitlines(), which splits at characters of text.
+
+    Raises:
+        UserError: it is not UTF-8, holds a NUL, or nothing; the message names `path`.
+    """
+    try:
+        text = content.decode().removeprefix("\ufeff")  # the codec utf-8-sig gives wrong places of what it cannot read
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}, line {line}: not UTF-8; convert it, for example with iconv -f latin1 -t utf-8") from None
+    if "\0" in text:
+        line = text.partition("\0")[0].count("\n") + 1
+        raise UserError(f"{path}, line {line}: a NUL, which no text has; is it UTF-16?")
+    lines = text.replace("\r\n", "\n").split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    if not lines:
+        raise UserError(f"{path} is empty")
+    return [line.strip() for line in lines]
+
+
+def _without_odd_ones(pairs, source):
+    empty, long = [], []
+    for number, sides in enumerate(zip(*pairs)):
+        if not all(sides):
+            empty.append(number)
+        elif max(map(len, sides)) > LONGEST_LINE:
+            long.append(number)
+    for reason, numbers in (("a side is empty", empty), (f"a side has more than {LONGEST_LINE:,} characters", long)):
+        if numbers:
+            counts = f"{len(numbers):,} of {len(pairs.source):,} pairs left out"
+            say(f"{source}: {counts} because {reason}, the first in line {numbers[0] + 1:,}")
+    odd = {*empty, *long}
+    if len(odd) == len(pairs.source):
+        raise UserError(f"{source}: no pair is left to train on")
+    return pairs.take([n for n in range(len(pairs.source)) if n not in odd]) if odd else pairs
