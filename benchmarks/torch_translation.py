@@ -16,9 +16,9 @@ from rdrop_paddle import UserError, command_line, load_config
 
 def main():
     import torch
-    from benchmarks.torch_transformer import Transformer, loss_of
 
     from benchmarks.torch_reference import build_optimizer
+    from benchmarks.torch_transformer import Transformer, loss_of
     from rdrop_paddle.text.sizes import with_numbers
     from rdrop_paddle.text.tokens import PADDING
 
