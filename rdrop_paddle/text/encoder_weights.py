@@ -41,9 +41,7 @@ def read_weights(path, sha256=None, ema=False):
     file = read_weight_file(path, sha256, anchor=ANCHOR, ema=ema)
     refuse_other_families(file.arrays, path)
     if "token_embedding.weight" in file.arrays:
-        weights = SourceWeights(f"rdrop_paddle .{file.container}", file.sha256)
-        for name, array in file.arrays.items():
-            weights.add(name, array, "loaded", name)
+        weights = SourceWeights.as_they_are(f"rdrop_paddle .{file.container}", file.arrays, file.sha256)
     elif (weights := from_bert(file.container, file.arrays, file.sha256)) is None:
         raise UserError(f"{path}: its tensors are those of no BERT ({', '.join(list(file.arrays)[:3]) or 'none'} ...)")
     positions = weights.tensors.get("position_embedding.weight")

@@ -206,7 +206,7 @@ class Translation:
         loss = tokens * float(fused_linear_cross_entropy(hidden, evaluator.model.output_weight, labels, mask))
         counts = np.zeros(len(metrics.COUNT_NAMES))
         if evaluator.references is not None:
-            for index, found in zip(indices.tolist(), search(self.model, source, self.config.decode)):
+            for index, found in zip(indices.tolist(), search(evaluator.model, source, self.config.decode)):
                 self.hypotheses[index] = found[0].tokens if found else ()
                 translation = self.tokens.decode(1, self.hypotheses[index])
                 counts += metrics.counts(translation, evaluator.references[index], self.config.data.target)
@@ -275,11 +275,10 @@ class Translation:
 
     def write(self, path, split):
         """Write the translations of the last evaluation, which was of `split`, a line each; all ranks must call it."""
-        rows = batches.padded([[*self.hypotheses.get(index, ()), END] for index in range(self.size(split))], PADDING)
-        width = ranks.most(rows.shape[1])
-        held = np.zeros([len(rows), width], "int64")
-        held[:, : rows.shape[1]] = rows
-        held[[index for index in range(len(rows)) if index not in self.hypotheses]] = 0
+        width = ranks.most(max(map(len, self.hypotheses.values()), default=0) + 1)
+        held = np.zeros([self.size(split), width], "int64")
+        for index, tokens in self.hypotheses.items():
+            held[index, : len(tokens) + 1] = [*tokens, END]
         held = ranks.sum_over_all(paddle.to_tensor(held)).numpy()  # each sentence was translated on one rank only
         if self.rank == 0:
             lines = [self.tokens.decode(1, row[: list(row).index(END)]) for row in held]

@@ -50,9 +50,8 @@ def load_weights(model, path, *, sha256=None, ema=False):
         UserError: an unreadable file, another checksum, tensors that do not fit or are not finite, or no average.
     """
     file = read_weight_file(path, sha256, anchor=ANCHOR, ema=ema)
-    source = SourceWeights(", ".join([f"rdrop_paddle .{file.container}", *file.notes]), file.sha256)
-    for name, array in file.arrays.items():
-        source.add(name, array, "loaded", name)
+    label = ", ".join([f"rdrop_paddle .{file.container}", *file.notes])
+    source = SourceWeights.as_they_are(label, file.arrays, file.sha256)
     source.refuse_nonfinite(path)
     report = WeightReport(str(path), source.format, source.sha256)
     load_into(model, source, report)

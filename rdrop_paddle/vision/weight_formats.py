@@ -39,9 +39,9 @@ def read_weights(path, sha256=None, ema=False):
         elif any(re.fullmatch(r"(?:vit\.|deit\.)?embeddings\.cls_token", name) for name in arrays):
             weights = from_torch(TRANSFORMERS, file.container, arrays, file.sha256)
         elif file.metadata.get("format") == WEIGHT_FORMAT:
-            weights = _as_it_is("rdrop_paddle .safetensors", arrays, file.sha256)
+            weights = SourceWeights.as_they_are("rdrop_paddle .safetensors", arrays, file.sha256)
         elif file.container == "paddle":
-            weights = _as_it_is("PaddleClas .pdparams", arrays, file.sha256)
+            weights = SourceWeights.as_they_are("PaddleClas .pdparams", arrays, file.sha256)
         elif "transformer.embeddings.cls_token" in arrays:
             weights = from_torch(VIT_PYTORCH, file.container, arrays, file.sha256)
         elif "class_token" in arrays:
@@ -91,10 +91,3 @@ def _usual_heads(tensors):
     if (width, depth) not in HEADS:
         raise UserError(f"no released ViT has the width {width} and {depth} blocks: give the number of heads with --heads")
     return HEADS[width, depth]
-
-
-def _as_it_is(label, arrays, sha256):
-    weights = SourceWeights(label, sha256)
-    for name, array in arrays.items():
-        weights.add(name, array, "loaded", name)
-    return weights

@@ -25,6 +25,14 @@ class SourceWeights:
     dropped: Dict[str, str] = field(default_factory=dict)
     heads: Optional[int] = None  # attention heads, where the format tells
 
+    @classmethod
+    def as_they_are(cls, label, arrays, sha256):
+        """Of {name: array} that has this project's names and layout already."""
+        weights = cls(label, sha256)
+        for name, array in arrays.items():
+            weights.add(name, array, "loaded", name)
+        return weights
+
     def add(self, name, array, action, detail):
         if name in self.tensors:
             self.unknown.append(f"{detail}, a second {name}")
