@@ -75,7 +75,7 @@ def _paths(folder, names, languages):
 
 
 def read_lines(path):
-    """The lines of a text file, plain or .gz; see `lines_of`.
+    """The lines of a text file, plain or .gz, without space around them; see `text_of`.
 
     Raises:
         UserError: also where it cannot be read.
@@ -89,7 +89,18 @@ def read_lines(path):
 
 
 def lines_of(content, path):
-    """The lines of UTF-8 text without the end of line of any system; not str.splitlines(), which splits at characters of text.
+    """The lines of UTF-8 text, without space around them; errors as of `text_of`."""
+    return [line.strip() for line in split_lines(text_of(content, path))]
+
+
+def split_lines(text):
+    """Lines without the end of line of any system; not str.splitlines(), which splits at characters of text."""
+    lines = text.replace("\r\n", "\n").split("\n")
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def text_of(content, path):
+    """UTF-8 text.
 
     Raises:
         UserError: it is not UTF-8, holds a NUL, or nothing; the message names `path`.
@@ -102,12 +113,9 @@ def lines_of(content, path):
     if "\0" in text:
         line = text.partition("\0")[0].count("\n") + 1
         raise UserError(f"{path}, line {line}: a NUL, which no text has; is it UTF-16?")
-    lines = text.replace("\r\n", "\n").split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    if not lines:
+    if not text:
         raise UserError(f"{path} is empty")
-    return [line.strip() for line in lines]
+    return text
 
 
 def _without_odd_ones(pairs, source):
