@@ -34,6 +34,8 @@ class LabelledDataConfig:
 
     def check(self):
         """Raises a UserError when values contradict each other."""
+        if len({*self.columns}) < 3:
+            raise UserError(f"data.text, data.text_pair and data.label are {self.columns}: give each a column of its own")
         if self.name == "folder":
             if not self.path:
                 raise UserError("data.path is empty: set data.path=FOLDER, with train and test .tsv, .csv or .jsonl in it")
