@@ -15,7 +15,7 @@ from .glue import DATASETS
 from .tables import KINDS, find_table, read_table
 
 CHOICE_SEED = 0  # of the held-out part and the subset: the same examples whatever the training seed
-SHOWN = 8  # classes in a message
+SHOWN, LONGEST_LABEL = 8, 40  # names in a message; characters of one
 
 
 class Labelled(NamedTuple):
@@ -47,10 +47,9 @@ def read_split(config, split, classes=None):
     path = locate(config, split)
     say(f"reading {path}")
     table = _without_broken_rows(read_table(path, *_columns(config)), official=config.name != "folder")
-    is_train = path == locate(config, "train")
+    is_train = path.stem == "train"
     if classes is None and not config.labels_are_numbers:
-        train = table if is_train else read_table(locate(config, "train"), *_columns(config))
-        classes = DATASETS[config.name].classes if config.name in DATASETS else sorted({row.values[-1] for row in train.rows})
+        classes = _classes(config, table if is_train else None)
     rows = _without_empty_texts(table) if is_train else table.rows
     labels = [_label(row, path, classes) for row in rows]
     texts, pairs = [row.values[0] for row in rows], [row.values[1] for row in rows] if config.columns[1] else None
@@ -89,10 +88,20 @@ def _columns(config):
     return [name for name in config.columns if name], header
 
 
+def _classes(config, train):
+    """The names of the classes: GLUE's, or the labels of the training Table, which is read where it is None."""
+    if config.name in DATASETS:
+        return DATASETS[config.name].classes
+    train = train or read_table(locate(config, "train"), *_columns(config))
+    return sorted({row.values[-1] for row in train.rows})
+
+
 def _refuse_absent(folder, split):
     names = ", ".join(f"{split}{kind}" for kind in KINDS[:-1])
     there = sorted(path.name for path in folder.iterdir())[:SHOWN] if folder.is_dir() else []
-    raise UserError(f"data.path {folder} must have {names} or {split}{KINDS[-1]}; there is {', '.join(there) or 'nothing'}")
+    instead = "; eval.split=val tests on what is held out" if split == "test" else ""
+    there = f"there is {', '.join(there) or 'nothing'}{instead}"
+    raise UserError(f"data.path {folder} must have {names} or {split}{KINDS[-1]}; {there}")
 
 
 def _without_broken_rows(table, official):
@@ -130,25 +139,33 @@ def _label(row, path, classes):
         except ValueError:
             number = math.nan
         if not math.isfinite(number):
-            raise UserError(f"{place}: the label is {label!r}, where data.target=number wants a finite number, such as 2.5")
+            raise UserError(
+                f"{place}: the label is {_short(label)}, where data.target=number wants a finite number, such as 2.5"
+            )
         return number
     if label not in classes:
-        known = ", ".join(classes[:SHOWN]) + (", ..." if len(classes) > SHOWN else "")
-        raise UserError(f"{place}: the label is {label!r}, which training does not know; it knows {known}")
+        known = ", ".join(map(_short, classes[:SHOWN])) + (", ..." if len(classes) > SHOWN else "")
+        raise UserError(f"{place}: the label is {_short(label)}, which training does not know; it knows {known}")
     return label
 
 
 def _part(labelled, path, config, split):
     """Which examples of the training table are of a split: sorted indices. A table `val` leaves all to "train"."""
-    count = len(labelled.labels)
+    count, holds_out = len(labelled.labels), locate(config, "val") == path
     if len(set(labelled.labels)) == 1:
-        raise UserError(f"{path}: every label is {labelled.labels[0]}: there is nothing to learn")
+        raise UserError(f"{path}: every label is {_short(labelled.labels[0])}: there is nothing to learn")
+    held_out = round(count * config.val_fraction) if holds_out else 0
+    if holds_out and held_out in (0, count):
+        rest = "none" if held_out == 0 else "all"
+        raise UserError(f"{path}: data.val_fraction {config.val_fraction} of {count} examples holds out {rest}: change it")
     order = np.random.default_rng(CHOICE_SEED).permutation(count)
-    held_out = round(count * config.val_fraction) if locate(config, "val") == path else 0
-    if held_out == 0 and locate(config, "val") == path:
-        raise UserError(f"data.val_fraction {config.val_fraction} of {count} examples holds out none: raise it")
     if split == "val":
         return np.sort(order[:held_out])
     if config.examples is not None and config.examples > count - held_out:
-        raise UserError(f"data.examples is {config.examples} but there are {count - held_out} to train on")
+        raise UserError(f"data.examples is {config.examples} but {path} has {count - held_out} to train on")
     return np.sort(order[held_out:][: config.examples])
+
+
+def _short(label):
+    """A label in a message: quoted, and not all of it where a text has been taken for one."""
+    return repr(label if isinstance(label, float) or len(label) <= LONGEST_LABEL else f"{label[:LONGEST_LABEL]}...")

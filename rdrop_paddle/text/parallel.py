@@ -1,5 +1,6 @@
 """Parallel text: reading the files of two languages, and what is left out of them, said."""
 
+import codecs
 import gzip
 import hashlib
 import zlib
@@ -108,8 +109,10 @@ def text_of(content, path):
     try:
         text = content.decode().removeprefix("\ufeff")  # the codec utf-8-sig gives wrong places of what it cannot read
     except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {line}: not UTF-8; convert it, for example with iconv -f latin1 -t utf-8") from None
+        line, byte = content[: error.start].count(b"\n") + 1, content[error.start]
+        encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "latin1"
+        convert = f"convert it, for example with iconv -f {encoding} -t utf-8"
+        raise UserError(f"{path}, line {line}: not UTF-8 (byte 0x{byte:02x}); {convert}") from None
     if "\0" in text:
         line = text.partition("\0")[0].count("\n") + 1
         raise UserError(f"{path}, line {line}: a NUL, which no text has; is it UTF-16?")

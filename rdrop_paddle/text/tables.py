@@ -4,6 +4,7 @@ import csv
 import difflib
 import io
 import json
+import re
 from pathlib import Path
 from typing import List, NamedTuple
 
@@ -11,7 +12,9 @@ from ..errors import UserError
 from .parallel import split_lines, text_of
 
 KINDS = (".tsv", ".csv", ".jsonl")
-SHOWN = 8  # names in a message
+SHOWN, LONGEST_NAME = 8, 40  # names of columns in a message; characters of one
+HINTS = {".tsv": "a text in a .tsv has no tab", ".csv": 'a text with a comma in it is written "so, here"'}
+NO_TEXT = re.compile("[\0\ud800-\udfff]")  # JSON's escapes can give what no file in UTF-8 holds
 
 
 class Row(NamedTuple):
@@ -70,8 +73,9 @@ def _fields(path, text, columns, header):
     for line, fields in rows:
         if len(fields) == len(header):
             table.rows.append(Row(line, [fields[place].strip() for place in places]))
-        elif any(fields):  # an empty line is no row
-            table.broken.append(f"line {line}: {len(fields)} fields, but line 1 names {len(header)} columns")
+        elif "".join(fields).strip():  # an empty line is no row
+            counts = f"{len(fields)} fields, but there are {len(header)} columns"
+            table.broken.append(f"line {line}: {counts}; {HINTS[path.suffix]}")
     return table
 
 
@@ -93,8 +97,8 @@ def _which_column(name, header):
     if name in header:
         return f"{header.count(name)} columns are called {name}: rename all but one"
     near = difflib.get_close_matches(name, header, n=1)
-    there = ", ".join(header[:SHOWN]) + (", ..." if len(header) > SHOWN else "")
-    return f"no column {name}{f', but {near[0]}' if near else ''}; the columns are {there or 'not named'}"
+    there = ", ".join(column[:LONGEST_NAME] for column in header[:SHOWN]) + (", ..." if len(header) > SHOWN else "")
+    return f"no column {name}{f', but {near[0]}' if near else ''}; the columns are {there.strip() or 'not named'}"
 
 
 def _objects(path, text, columns):
@@ -105,7 +109,7 @@ def _objects(path, text, columns):
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}, line {number}: no JSON: {error}") from None
+            raise UserError(f"{path}, line {number}: no JSON: {getattr(error, 'msg', error)}") from None
         if not isinstance(entry, dict):
             raise UserError(f"{path}, line {number}: no object: give {json.dumps(dict.fromkeys(columns, '...'))}")
         for name in columns:
@@ -119,6 +123,6 @@ def _as_text(value, place):
     if isinstance(value, (list, dict)):
         raise UserError(f"{place}: a list or an object, where a text or a number is wanted")
     text = "" if value is None else value if isinstance(value, str) else json.dumps(value)
-    if any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in text):
+    if NO_TEXT.search(text):
         raise UserError(f"{place}: a NUL or half of a surrogate pair, which no text has")
     return text.strip()
