@@ -48,13 +48,14 @@ class Side:
         return f"{self.framework}, {self.ranks} x {self.thread_count()} thread(s){changes}"
 
     def against(self, words):
-        """The other side: "torch", or overrides, where ranks=N and threads=N change the processes."""
-        if words == ["torch"]:
+        """The other side: "torch", one process with all threads, and overrides; ranks=N and threads=N change the processes."""
+        layout = [word for word in words if word.startswith(("ranks=", "threads="))]
+        other = self
+        if "torch" in words:
             repeats = dict(warmup=1, repeats=TORCH_REPEATS * self.repeats) if self.evaluation else {}
-            return replace(self, framework="torch", ranks=1, threads=None, **repeats)
-        changes = [word for word in words if not word.startswith(("ranks=", "threads="))]
-        other = replace(self, changes=tuple(changes))
-        for key, _, number in (word.partition("=") for word in words if word not in changes):
+            other = replace(self, framework="torch", ranks=1, threads=None, **repeats)
+        other = replace(other, changes=tuple(word for word in words if word not in (*layout, "torch")))
+        for key, _, number in (word.partition("=") for word in layout):
             try:
                 other = replace(other, **{key: command_line.positive(number)})
             except argparse.ArgumentTypeError as error:
@@ -91,7 +92,8 @@ def measure(side):
     with tempfile.TemporaryDirectory() as folder:
         specification = Path(folder, "specification.json")
         specification.write_text(json.dumps(asdict(side) | dict(overrides=overrides)))
-        launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", str(side.ranks), "--log_dir", f"{folder}/log"]
+        launchers = dict(paddle="paddle.distributed.launch", torch="torch.distributed.run")
+        launch = ["-m", launchers[side.framework], "--nproc_per_node", str(side.ranks), "--log_dir", f"{folder}/log"]
         script = "speed_paddle.py" if side.framework == "paddle" else f"torch_{config.task}.py"
         worker = [str(HERE / script), str(specification), folder]
         command = [sys.executable, *(launch if side.ranks > 1 else []), *worker]

@@ -1,9 +1,8 @@
-"""The same work in torch for speed.py: one process with all threads, the same batches of the same tokens.
+"""The same work in torch for speed.py: the same batches of the same tokens.
 
 python benchmarks/torch_translation.py SPECIFICATION.json FOLDER
 """
 
-import math
 import os
 import sys
 from pathlib import Path
@@ -17,13 +16,14 @@ from rdrop_paddle import UserError, command_line, load_config
 def main():
     import torch
 
-    from benchmarks.torch_reference import build_optimizer
+    from benchmarks.torch_reference import build_optimizer, start_ranks, step
     from benchmarks.torch_transformer import Transformer, loss_of
     from rdrop_paddle.text.sizes import with_numbers
     from rdrop_paddle.text.tokens import PADDING
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     chosen = speed_worker.specification()
+    rank, ranks = start_ranks()
     config = load_config(chosen["config"], chosen["overrides"])
     numbers, train = with_numbers(config.model), config.train
     if chosen["evaluation"]:
@@ -40,14 +40,12 @@ def main():
     def once():
         micro_batches = [[torch.from_numpy(array) for array in next(batches)] for _ in range(train.accumulation)]
         positions = [int((labels != PADDING).sum()) for _, _, labels in micro_batches]
-        for batch, count in zip(micro_batches, positions):
+        for batch, count in list(zip(micro_batches, positions))[rank::ranks]:
             (loss_of(model, *batch, **rdrop) * count / sum(positions)).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), train.clip_norm or math.inf)
-        optimizer.step()
-        optimizer.zero_grad()
+        step(model, optimizer, train.clip_norm)
         return sum(positions), 0.0
 
-    speed_worker.report(once, rank=0, ceiling=speed_worker.fastest_product(torch.ones))
+    speed_worker.report(once, rank=rank, ceiling=speed_worker.fastest_product(torch.ones))
     return 0
 
 

@@ -85,6 +85,7 @@ def test_the_other_side_is_torch_or_has_changes_of_its_own():
     side = speed.Side("c.yaml", ("train.lr=1",), ranks=2, threads=1)
     torch = side.against(["torch"])
     assert (torch.framework, torch.ranks, torch.threads, torch.overrides) == ("torch", 1, None, side.overrides)
+    assert side.against(["torch", "ranks=2", "threads=1"]).label() == "torch, 2 x 1 thread(s)"
     other = side.against(["rdrop.alpha=0", "ranks=1", "threads=3"])
     assert (other.ranks, other.threads, other.changes, other.overrides) == (1, 3, ("rdrop.alpha=0",), side.overrides)
     assert other.label() == "paddle, 1 x 3 thread(s), rdrop.alpha=0"
@@ -97,7 +98,7 @@ def test_the_other_side_is_torch_or_has_changes_of_its_own():
 @pytest.mark.launcher
 def test_training_on_two_ranks_against_torch(run_tool, tiny_overrides, tmp_path):
     pytest.importorskip("torch")
-    options = ["--ranks", 2, "--against", "torch", "--rounds", 1, "--repeats", 1, "--json", tmp_path / "speed.json"]
+    options = ["--ranks", 2, "--against", "torch", "ranks=2", "--rounds", 1, "--repeats", 1, "--json", tmp_path / "speed.json"]
     done = run_tool("benchmark.py", "-c", BASE, "-o", *tiny_overrides, "rdrop.shared_blocks=1", *options)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "speed.json").read_text())
