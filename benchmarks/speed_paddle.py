@@ -21,7 +21,7 @@ def main():
     from rdrop_paddle.training.trainer import Trainer
 
     chosen = speed_worker.specification()
-    config = load_config(chosen["config"], [*chosen["overrides"], "model.weights=''"])
+    config = load_config(chosen["config"], chosen["overrides"])
     rank, _ = ranks.start()
     task = build_task(config)
     trainer = None if chosen["evaluation"] else Trainer(task, config)
