@@ -24,6 +24,7 @@ def main():
     config = load_config(chosen["config"], chosen["overrides"])
     rank, _ = ranks.start()
     task = build_task(config)
+    _ = task.model  # some tasks make theirs on first use, which is no part of an evaluation
     trainer = None if chosen["evaluation"] else Trainer(task, config)
 
     def evaluation():
