@@ -56,6 +56,12 @@ def one_by_one(task, split):
     )
 
 
+def undecided(task):
+    """The task with a head that does not take one class for all."""
+    task.model.head.bias.set_value(task.model.head.bias - one_by_one(task, "test").mean(axis=0))
+    return task
+
+
 @pytest.fixture
 def official(tables, monkeypatch, tmp_path):
     """official("MRPC", columns, fields) makes train.tsv and dev.tsv of the made texts there under RDROP_DATA."""
@@ -83,7 +89,7 @@ def test_of_own_classes_the_score_is_the_accuracy(understanding):
 
 def test_the_scores_of_mrpc_are_accuracy_and_f1(understanding, official):
     official("MRPC", "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", lambda a, b, label: f"{label}\t1\t2\t{a}\t{b}")
-    task = understanding("data.name=mrpc", "data.path=", "data.text_pair=null")
+    task = undecided(understanding("data.name=mrpc", "data.path=", "data.text_pair=null"))
     labels, predicted = task.examples_of("test").labels, one_by_one(task, "test").argmax(axis=1)
     score = evaluate(task, "test")
     assert score["accuracy"] == metrics.accuracy_score(labels, predicted)
@@ -93,10 +99,11 @@ def test_the_scores_of_mrpc_are_accuracy_and_f1(understanding, official):
 
 def test_the_score_of_cola_is_matthews(understanding, official):
     official("CoLA", None, lambda a, b, label: f"gj04\t{label}\t\t{a} {b}")
-    task = understanding("data.name=cola", "data.path=", "data.text_pair=null")
+    task = undecided(understanding("data.name=cola", "data.path=", "data.text_pair=null"))
     labels, predicted = task.examples_of("test").labels, one_by_one(task, "test").argmax(axis=1)
     score = evaluate(task, "test")
-    assert score["Matthews"] == pytest.approx(metrics.matthews_corrcoef(labels, predicted), abs=1e-12) != 0
+    expected = metrics.matthews_corrcoef(labels, predicted)
+    assert score["Matthews"] == pytest.approx(expected, abs=1e-12) and expected != 0
     assert task.config.measure.name == "Matthews" == next(iter(score))
     assert task.in_words(score).startswith(f"Matthews {score['Matthews']:.4f} (accuracy ")
 
@@ -105,7 +112,7 @@ def test_the_scores_of_numbers_are_correlations(understanding):
     task = understanding(*NUMBERS)
     labels, predicted = task.examples_of("test").labels, one_by_one(task, "test")[:, 0]
     score = evaluate(task, "test")
-    assert score["Pearson"] == pytest.approx(stats.pearsonr(predicted, labels)[0], abs=1e-6)
+    assert score["Pearson"] == pytest.approx(stats.pearsonr(predicted, labels)[0], abs=1e-5)
     assert score["Spearman"] == pytest.approx(stats.spearmanr(predicted, labels)[0], abs=1e-12)
     assert score["mean"] == (score["Pearson"] + score["Spearman"]) / 2
     assert task.config.measure.name == "Pearson" and score["Pearson"] != 0
@@ -203,7 +210,7 @@ def test_weights_are_used_without_the_training_data_with_their_tokens_and_classe
     other = Understanding(task.config)
     other.load_weights(path)
     with pytest.raises(
-        UserError, match=r"test.tsv, line \d+: the label is 'maybe', which training does not know; it knows no,"
+        UserError, match=r"test.tsv, line \d+: the label is 'maybe', which training does not know; it knows 'no',"
     ):
         evaluate(other, "test")
 
