@@ -6,12 +6,16 @@ import json
 import paddle
 import pytest
 from conftest import BASE
+from safetensors.numpy import save_file
 
 from benchmarks import speed, translation
 from benchmarks.image_classification import forward_flop
 from rdrop_paddle import RDropLoss, Transformer, UserError, cross_entropy, load_config
 from rdrop_paddle.config_layers import DEFAULTS
+from rdrop_paddle.durability.files import json_bytes
 from rdrop_paddle.text.sizes import with_numbers
+from rdrop_paddle.text.tokens import FILE
+from rdrop_paddle.training import engine
 
 TRANSLATION = DEFAULTS / "translation.yaml"
 
@@ -85,6 +89,7 @@ def test_the_other_side_is_torch_or_has_changes_of_its_own():
     side = speed.Side("c.yaml", ("train.lr=1",), ranks=2, threads=1)
     torch = side.against(["torch"])
     assert (torch.framework, torch.ranks, torch.threads, torch.overrides) == ("torch", 1, None, side.overrides)
+    assert side.against(["torch", "ranks=2", "threads=1"]).label() == "torch, 2 x 1 thread(s)"
     other = side.against(["rdrop.alpha=0", "ranks=1", "threads=3"])
     assert (other.ranks, other.threads, other.changes, other.overrides) == (1, 3, ("rdrop.alpha=0",), side.overrides)
     assert other.label() == "paddle, 1 x 3 thread(s), rdrop.alpha=0"
@@ -97,7 +102,7 @@ def test_the_other_side_is_torch_or_has_changes_of_its_own():
 @pytest.mark.launcher
 def test_training_on_two_ranks_against_torch(run_tool, tiny_overrides, tmp_path):
     pytest.importorskip("torch")
-    options = ["--ranks", 2, "--against", "torch", "--rounds", 1, "--repeats", 1, "--json", tmp_path / "speed.json"]
+    options = ["--ranks", 2, "--against", "torch", "ranks=2", "--rounds", 1, "--repeats", 1, "--json", tmp_path / "speed.json"]
     done = run_tool("benchmark.py", "-c", BASE, "-o", *tiny_overrides, "rdrop.shared_blocks=1", *options)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "speed.json").read_text())
@@ -121,6 +126,20 @@ def test_translation_is_measured_against_torch_on_the_same_tokens(run_tool, tran
     assert "tokens/s, first over second" in done.stdout and ours["gflop"] == torchs["gflop"]
     tokens = [measured["tokens_per_second"] / measured["updates_per_second"] for measured in (ours, torchs)]
     assert tokens[0] == pytest.approx(tokens[1]) and tokens[0] > 1
+
+
+def test_torchs_side_translates_what_ours_evaluates(translation, tmp_path):
+    pytest.importorskip("transformers")
+    from benchmarks import torch_translation
+
+    task = translation("decode.beam=2", "decode.max_length_a=0", "decode.max_length_b=4", "eval.split=val")
+    weights, config = tmp_path / "best.safetensors", task.config
+    save_file({name: tensor.numpy() for name, tensor in task.model.state_dict().items()}, weights)
+    (tmp_path / FILE).write_bytes(json_bytes(task.tokens.to_json()))
+    with pytest.raises(UserError, match="how long a search takes depends on the weights: give trained ones with --weights"):
+        torch_translation.worker(config, dict(evaluation=True, weights=None), rank=0, ranks=1)
+    once = torch_translation.worker(config, dict(evaluation=True, weights=str(weights)), rank=0, ranks=1)
+    assert once() == (engine.evaluate(task, "val")["tokens"], 0.0)
 
 
 def test_evaluation_is_measured_on_all_of_its_split(run_tool, tiny_overrides, tmp_path):
