@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rdrop_paddle import UserError
+from rdrop_paddle.training import sample_order
 from rdrop_paddle.vision import data
 from rdrop_paddle.vision.augmentation import Augmentation
 from rdrop_paddle.vision.task import ImageClassification
@@ -24,7 +25,7 @@ def key_sets(**overrides):
     settings = dict(batch_size=16, micro_batch_size=4, ranks=1, first_update=1) | overrides
     per_rank = settings["batch_size"] // settings["ranks"] // settings["micro_batch_size"]
     updates = []
-    orders = [data.training_order(50, 7, rank=rank, **settings) for rank in range(settings["ranks"])]
+    orders = [sample_order.training_order(50, 7, rank=rank, **settings) for rank in range(settings["ranks"])]
     for _ in range(5):
         batches = [batch for order in orders for batch in first(per_rank, order)]
         updates.append(sorted((epoch, index) for epoch, indices in batches for index in indices.tolist()))
@@ -47,21 +48,21 @@ def test_an_epoch_has_each_image_at_most_once_and_drops_the_rest():
 @pytest.mark.parametrize("first_update", [2, 3, 4, 5])
 def test_starting_later_gives_the_rest_of_the_same_order(first_update):
     settings = dict(batch_size=16, micro_batch_size=8, rank=1, ranks=2)
-    whole = first(10, data.training_order(50, 7, first_update=1, **settings))
-    later = first(4, data.training_order(50, 7, first_update=first_update, **settings))
+    whole = first(10, sample_order.training_order(50, 7, first_update=1, **settings))
+    later = first(4, sample_order.training_order(50, 7, first_update=first_update, **settings))
     for (epoch, indices), (expected_epoch, expected) in zip(later, whole[first_update - 1 : first_update + 3]):
         assert epoch == expected_epoch and indices.tolist() == expected.tolist()
 
 
 def test_a_batch_larger_than_the_training_set_is_an_error():
-    with pytest.raises(UserError, match=r"train.batch_size 64 is more than the 50 training images"):
-        data.training_order(50, 0, batch_size=64, micro_batch_size=64, rank=0, ranks=1, first_update=1)
+    with pytest.raises(UserError, match=r"train.batch_size 64 is more than the 50 training samples"):
+        sample_order.training_order(50, 0, batch_size=64, micro_batch_size=64, rank=0, ranks=1, first_update=1)
 
 
 @given(st.integers(0, 200), st.integers(1, 64), st.integers(1, 7))
 def test_ranks_count_each_test_image_once_in_the_same_batches(count, batch_size, ranks):
     def batches(rank, ranks):
-        order = data.evaluation_order(count, batch_size=batch_size, rank=rank, ranks=ranks)
+        order = sample_order.evaluation_order(count, batch_size=batch_size, rank=rank, ranks=ranks)
         return [indices.tolist() for _, indices in order]
 
     together = sorted(batch for rank in range(ranks) for batch in batches(rank, ranks))
