@@ -88,6 +88,10 @@ class UnderstandingConfig(Config):
             return Measure("Matthews", in_percent=True)
         return Measure("accuracy", in_percent=True, quotient_of=("correct", "total"))
 
+    @property
+    def terms(self):
+        return ("mse", "difference") if self.data.labels_are_numbers else Config.terms
+
     def check(self):
         super().check()
         self.data.check()
