@@ -38,8 +38,6 @@ class LabelledDataConfig:
         if len({*self.columns}) < 3:
             raise UserError(f"data.text, data.text_pair and data.label are {self.columns}: give each a column of its own")
         if self.name == "folder":
-            if not self.path:
-                raise UserError("data.path is empty: set data.path=FOLDER, with train and test .tsv, .csv or .jsonl in it")
             return
         for key in ("text", "text_pair", "label"):
             if getattr(self, key) is not None:
