@@ -22,7 +22,7 @@ from rdrop_paddle.console import say
 from rdrop_paddle.errors import UserError
 
 HERE = Path(__file__).resolve().parent
-TORCH_REPEATS = 6  # of an evaluation in torch: how often it runs through its batches
+TORCH_REPEATS = 6  # of an evaluation in torch: how often it runs through its batches, which a search does once
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Side:
     overrides: tuple
     changes: tuple = ()  # overrides of this side alone
     evaluation: bool = False
+    weights: Optional[str] = None  # trained ones that are evaluated; None = random ones
     ranks: int = 1
     threads: Optional[int] = None  # of a rank; None = its share of the cores
     framework: str = "paddle"
@@ -52,7 +53,8 @@ class Side:
         layout = [word for word in words if word.startswith(("ranks=", "threads="))]
         other = self
         if "torch" in words:
-            repeats = dict(warmup=1, repeats=TORCH_REPEATS * self.repeats) if self.evaluation else {}
+            times = TORCH_REPEATS if self.weights is None else 1
+            repeats = dict(warmup=1, repeats=times * self.repeats) if self.evaluation else {}
             other = replace(self, framework="torch", ranks=1, threads=None, **repeats)
         other = replace(other, changes=tuple(word for word in words if word not in (*layout, "torch")))
         for key, _, number in (word.partition("=") for word in layout):

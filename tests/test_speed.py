@@ -6,13 +6,17 @@ import json
 import paddle
 import pytest
 from conftest import BASE
+from safetensors.numpy import save_file
 
 from benchmarks import speed, translation, understanding
 from benchmarks.image_classification import forward_flop
 from rdrop_paddle import RDropLoss, Transformer, TransformerEncoder, UserError, cross_entropy, load_config
 from rdrop_paddle.config_layers import DEFAULTS
 from rdrop_paddle.durability.checkpoint import model_arrays
+from rdrop_paddle.durability.files import json_bytes
 from rdrop_paddle.text.sizes import with_numbers
+from rdrop_paddle.text.tokens import FILE
+from rdrop_paddle.training import engine
 
 TRANSLATION = DEFAULTS / "translation.yaml"
 UNDERSTANDING = DEFAULTS / "understanding.yaml"
@@ -108,7 +112,9 @@ def test_understanding_is_measured_against_torch_on_the_same_examples(run_tool, 
     assert "examples/s, first over second" in done.stdout and ours["gflop"] == torchs["gflop"]
     for measured in (ours, torchs):
         counted = 20 if "--evaluation" in options else 8
-        assert measured["examples_per_second"] / measured["updates_per_second"] == pytest.approx(counted, rel=0.2)  # medians of two
+        assert measured["examples_per_second"] / measured["updates_per_second"] == pytest.approx(
+            counted, rel=0.2
+        )  # medians of two
 
 
 def measurement(throughput, gflop=10.0, ceiling=100.0):
@@ -177,6 +183,20 @@ def test_translation_is_measured_against_torch_on_the_same_tokens(run_tool, tran
     assert "tokens/s, first over second" in done.stdout and ours["gflop"] == torchs["gflop"]
     tokens = [measured["tokens_per_second"] / measured["updates_per_second"] for measured in (ours, torchs)]
     assert tokens[0] == pytest.approx(tokens[1]) and tokens[0] > 1
+
+
+def test_torchs_side_translates_what_ours_evaluates(translation, tmp_path):
+    pytest.importorskip("transformers")
+    from benchmarks import torch_translation
+
+    task = translation("decode.beam=2", "decode.max_length_a=0", "decode.max_length_b=4", "eval.split=val")
+    weights, config = tmp_path / "best.safetensors", task.config
+    save_file({name: tensor.numpy() for name, tensor in task.model.state_dict().items()}, weights)
+    (tmp_path / FILE).write_bytes(json_bytes(task.tokens.to_json()))
+    with pytest.raises(UserError, match="how long a search takes depends on the weights: give trained ones with --weights"):
+        torch_translation.worker(config, dict(evaluation=True, weights=None), rank=0, ranks=1)
+    once = torch_translation.worker(config, dict(evaluation=True, weights=str(weights)), rank=0, ranks=1)
+    assert once() == (engine.evaluate(task, "val")["tokens"], 0.0)
 
 
 def test_evaluation_is_measured_on_all_of_its_split(run_tool, tiny_overrides, tmp_path):

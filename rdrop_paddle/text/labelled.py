@@ -64,6 +64,8 @@ def locate(config, split):
         UserError: there is none, or there are several.
     """
     if config.name == "folder":
+        if not config.path:
+            raise UserError("data.path is empty: set data.path=FOLDER, with train and test .tsv, .csv or .jsonl in it")
         folder = Path(config.path).expanduser()
         found = find_table(folder, split) or (find_table(folder, "train") if split == "val" else None)
         return found or _refuse_absent(folder, split)

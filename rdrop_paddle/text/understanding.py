@@ -21,6 +21,7 @@ from ..weights.loading import find_weights
 from . import classification_metrics as metrics
 from . import encoder_weights, label_predictions, understanding_claims
 from .batches import padded
+from .classify import classify
 from .encoder import TransformerEncoder
 from .encoder_sizes import with_numbers
 from .labelled import fingerprint, read_split
@@ -254,6 +255,14 @@ class Understanding:
     def answers(self):
         """{}: the scores of the held-out part say what single answers would."""
         return {}
+
+    def classify(self, texts):
+        """{class: probability}, or the number, for each text or pair (text, second text); None for what is empty."""
+        paired = self.config.data.columns[1] is not None
+        first, second = ([pair[side] for pair in texts] for side in (0, 1)) if paired else (list(texts), None)
+        names, found = self.class_names(), classify(self, first, second)
+        named = (one and (one.values.item() if names is None else dict(zip(names, one.values.tolist()))) for one in found)
+        return list(named)
 
     def recording(self):
         return self

@@ -38,8 +38,6 @@ class LabelledDataConfig:
         if len({*self.columns}) < 3:
             raise UserError(f"data.text, data.text_pair and data.label are {self.columns}: give each a column of its own")
         if self.name == "folder":
-            if not self.path:
-                raise UserError("data.path is empty: set data.path=FOLDER, with train and test .tsv, .csv or .jsonl in it")
             return
         for key in ("text", "text_pair", "label"):
             if getattr(self, key) is not None:
@@ -89,6 +87,10 @@ class UnderstandingConfig(Config):
         if self.data.name == "cola":
             return Measure("Matthews", in_percent=True)
         return Measure("accuracy", in_percent=True, quotient_of=("correct", "total"))
+
+    @property
+    def terms(self):
+        return ("mse", "difference") if self.data.labels_are_numbers else Config.terms
 
     def check(self):
         super().check()

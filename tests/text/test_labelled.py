@@ -23,7 +23,7 @@ HOSTILE = st.one_of(
 
 
 def config(path, name="folder", **changes):
-    settings = dict(text=None, text_pair=None, label=None, target=None, examples=None, val_fraction=0.2)
+    settings = dict(text=None, text_pair=None, label=None, target=None, examples=None, val_fraction=0.2, max_length=128)
     return LabelledDataConfig(name=name, path=str(path), **settings | changes)
 
 
@@ -125,6 +125,7 @@ def test_where_the_official_files_belong_is_said(tmp_path, monkeypatch, split, s
 @pytest.mark.parametrize(
     "rows, changes, said",
     [
+        (ROWS, dict(path=""), r"data.path is empty: set data.path=FOLDER, with train and test"),
         (ROWS, dict(path="nowhere"), r"nowhere must have train.tsv, train.csv or train.jsonl; there is nothing"),
         ([], {}, r"train.tsv has no rows"),
         ([("", "yes"), ("", "no")], {}, r"train.tsv has no row to train on"),
@@ -161,7 +162,6 @@ def test_a_folder_without_a_test_table_says_what_else_can_be_scored(folder):
 @pytest.mark.parametrize(
     "name, changes, said",
     [
-        ("folder", dict(path=""), r"data.path is empty: set data.path=FOLDER"),
         ("folder", dict(text_pair="label"), r"data.text, data.text_pair and data.label are"),
         ("rte", dict(text="question"), r"data.text is question but the columns of rte are known: leave it null"),
         ("stsb", dict(target="class"), r"data.target is class but stsb's is number: leave it null"),
@@ -169,7 +169,7 @@ def test_a_folder_without_a_test_table_says_what_else_can_be_scored(folder):
 )
 def test_settings_that_contradict_each_other_are_refused(name, changes, said):
     with pytest.raises(UserError, match=said):
-        config(**dict(path="somewhere", name=name) | changes).check()
+        config("somewhere", name, **changes).check()
     config("somewhere", name).check()
 
 
