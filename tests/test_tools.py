@@ -200,7 +200,7 @@ def full_run_folder(small_cifar, tmp_path):
         (["train.stps=3"], "unknown key train.stps; the nearest valid key is train.steps"),
         (["train.steps=many"], "train.steps: Value 'many'"),
         (["train.batch_size=100"], "train.batch_size 100 is no multiple"),
-        (["train.batch_size=8192"], "is more than the 862 training images"),
+        (["train.batch_size=8192"], "is more than the 862 training samples"),
         (["data.name=folder", "data.path=absent"], "data.path absent: an image folder needs"),
         (["data.name=cifar100", "data.path=absent.tar.gz"], "data.path absent.tar.gz does not exist"),
         (["model.weights=absent.npz"], "no weights at absent.npz, nor in"),

@@ -18,7 +18,7 @@ from .ema import WeightAverage
 from .optimizers import OptimizerState, build_optimizer
 from .schedule import Schedule, learning_rate
 from .sharding import Shards
-from .update_figures import Pending, describe_failure, fetch_all, is_finite, move_if_finite
+from .update_figures import TERMS, Pending, describe_failure, fetch_all, is_finite, move_if_finite
 
 
 def can_recompute():
@@ -112,7 +112,8 @@ class Trainer:
         return dict(self.task.model.named_parameters()) | self.optimizer_state.tensors() | averages
 
     def fetch(self, run_folder):
-        """The FIGURES of the last update as {name: float}, and with skip_nonfinite how many were skipped so far.
+        """The FIGURES of the last update as {name: float}, and with skip_nonfinite how many were skipped so far. The terms of
+        the loss have their names by the config.
 
         One transfer for all updates since the last call; "positions" is the number in all of these.
 
@@ -127,6 +128,8 @@ class Trainer:
                 if self.skipped > allowed:
                     raise FloatingPointError(describe_failure(done, means, checkpoint.latest(run_folder)))
         self.pending.clear()
+        names = dict(zip(TERMS, self.config.terms))
+        means = {names.get(name, name): value for name, value in means.items()}
         return means | dict(positions=positions) | ({"skipped": self.skipped} if allowed else {})
 
     def backward(self, micro_batches, update):

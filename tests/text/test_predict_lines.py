@@ -80,7 +80,7 @@ def test_the_attention_is_the_decoders_and_drawn(predict, tmp_path):
 @pytest.mark.parametrize(
     "arguments, given, message",
     [
-        (["--top", "3"], b"Hund", "--top and --passes are for images"),
+        (["--top", "3"], b"Hund", "--top and --passes are for classifiers"),
         (["--attention", "map.txt"], b"", "map.txt: a figure's name ends in .png"),
         (["absent.txt"], None, "cannot read absent.txt: No such file"),
         ([], b"Hund\nren\xe4t\n", "standard input, line 2: not UTF-8"),
