@@ -109,7 +109,8 @@ class Understanding:
     def labelled(self, split):
         """The Labelled of a split, read on first use."""
         if split not in self._labelled:
-            self._labelled[split] = read_split(self.config.data, split, self.kept_names)
+            train = self._labelled.get("train")
+            self._labelled[split] = read_split(self.config.data, split, self.kept_names or (train and train.classes))
         return self._labelled[split]
 
     def examples_of(self, split):

@@ -101,13 +101,21 @@ def test_the_official_files_are_read_by_the_names_of_their_columns(tmp_path, mon
     label = known[3 % len(known)] if dataset.classes else 4.25
     for split in dataset.tests:
         assert read_split(config("", name), split)[:3] == (['"text 3'], dataset.text_pair and ["pair 3"], [label])
-    assert ("test_mismatched" in dataset.tests) == (name == "mnli")
+    of_mnli = {"test": "dev_matched", "test_mismatched": "dev_mismatched"}
+    assert dataset.tests == (of_mnli if name == "mnli" else {"test": "dev"})
 
 
-def test_a_mark_of_byte_order_hides_no_column(tmp_path):
-    rows = [("1", "a", "b"), ("0", "c", "d")]
-    write(tmp_path, "dev", rows, header=("\ufeffQuality", "#1 String", "#2 String"))
-    assert read_split(config(tmp_path, "mrpc"), "test").labels == ["1", "0"]
+@pytest.mark.parametrize(
+    "name, lines",
+    [
+        ("mrpc", "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t7\t8\ta b\tc d\n0\t9\t10\te\tf\n"),
+        ("cola", "gj04\t1\t\ta b\ncj99\t0\t*\te\n"),  # no line names the columns
+    ],
+)
+def test_the_first_line_of_an_official_file_is_what_it_is(tmp_path, name, lines):
+    (tmp_path / "dev.tsv").write_text(lines, encoding="utf-8")
+    found = read_split(config(tmp_path, name), "test")
+    assert found.texts == ["a b", "e"] and found.labels == ["1", "0"]
 
 
 @pytest.mark.parametrize(

@@ -51,8 +51,8 @@ def test_ends_of_line_and_a_mark_of_byte_order_are_no_text(tmp_path, end, mark, 
 
 
 def test_a_row_is_named_by_the_line_in_which_it_begins(tmp_path):
-    path = write(tmp_path, "a.csv", 'text,label\n"two\nlines",x\none,y\n')
-    assert [(row.line, row.values) for row in read_table(path, COLUMNS).rows] == [(2, ["two\nlines", "x"]), (4, ["one", "y"])]
+    path = write(tmp_path, "a.csv", 'text,label\n"two\r\nlines",x\none,y\n')
+    assert [(row.line, row.values) for row in read_table(path, COLUMNS).rows] == [(2, ["two\r\nlines", "x"]), (4, ["one", "y"])]
 
 
 def test_numbers_and_words_of_json_are_labels(tmp_path):
