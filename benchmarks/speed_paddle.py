@@ -21,11 +21,12 @@ def main():
     from rdrop_paddle.training.trainer import Trainer
 
     chosen = speed_worker.specification()
-    config = load_config(chosen["config"], [*chosen["overrides"], "model.weights=''"])
+    config = load_config(chosen["config"], chosen["overrides"])
     rank, _ = ranks.start()
     task = build_task(config)
     if chosen["weights"] is not None:
         task.load_weights(chosen["weights"])
+    _ = task.model  # some tasks make theirs on first use, which is no part of an evaluation
     trainer = None if chosen["evaluation"] else Trainer(task, config)
 
     def evaluation():

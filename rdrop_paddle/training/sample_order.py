@@ -18,7 +18,7 @@ def training_order(count, seed, *, batch_size, micro_batch_size, rank, ranks, fi
 
     Args:
         lengths: int [count], of the samples: a global batch is cut into micro-batches of about one length, which saves
-            padding and changes nothing of its gradient; or None.
+            padding and changes nothing of its gradient; with two a rank or more, all ranks have about the same to do. Or None.
     """
     updates = count // batch_size
     if updates == 0:
@@ -33,7 +33,10 @@ def training_order(count, seed, *, batch_size, micro_batch_size, rank, ranks, fi
                 batch = order[start : start + batch_size]
                 if lengths is not None:
                     batch = batch[np.argsort(lengths[batch], kind="stable")]
-                for chunk in batch.reshape(-1, ranks, micro_batch_size)[:, rank]:
+                rounds = batch.reshape(-1, ranks, micro_batch_size)
+                if lengths is not None:
+                    rounds[1::2] = rounds[1::2, ::-1].copy()  # who had the longest of one round has the shortest of the next
+                for chunk in rounds[:, rank]:
                     yield epoch, chunk
                 update += 1
 

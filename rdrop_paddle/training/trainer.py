@@ -18,6 +18,7 @@ from .ema import WeightAverage
 from .optimizers import OptimizerState, build_optimizer
 from .schedule import Schedule, learning_rate
 from .sharding import Shards
+from .tables import Tables
 from .update_figures import TERMS, Pending, describe_failure, fetch_all, is_finite, move_if_finite
 
 
@@ -56,6 +57,7 @@ class Trainer:
         self.batches = iter(task.batches("train"))
         ranks.wait_for_all()  # reading the data may take one of them longer
         self.data_parallel = self.ranks > 1 and self.shards.stage < 2  # it averages over the ranks; Shards adds up
+        self.tables = Tables(task.model) if self.data_parallel else None
         self.model = paddle.DataParallel(task.model) if self.data_parallel else task.model
         self.shards.exchange()
         self.average = WeightAverage(task.model, train_config.ema_decay)
@@ -151,6 +153,8 @@ class Trainer:
                 totals += self._accumulate(batch)
             ranks.progress.signs += 1
         totals = ranks.sum_over_all(totals)
+        if self.data_parallel:
+            self.tables.average()
         grad_norm = self._scale_gradients((self.ranks if self.data_parallel else 1) / totals[3])
         return paddle.concat([totals[:3] / totals[3], grad_norm.reshape([1]), totals[3:]])
 
