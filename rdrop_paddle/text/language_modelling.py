@@ -20,13 +20,13 @@ from . import batches, language_model_weights
 from .continuation import continue_text
 from .language_model import LanguageModel
 from .language_model_sizes import with_numbers
+from .language_model_weights import LANGUAGE
 from .learned_tokens import tokens_of_run
 from .plain_text import fingerprint, read_split
 from .token_stream import IGNORED, arrays_of, stream_of, windows_of
 from .tokens import train_tokens, word_tokens
 
 SHOWN = 3  # texts that VisualDL shows
-LANGUAGE = "text"  # what the only side is called in the file of the tokens
 
 
 class Evaluator(NamedTuple):
@@ -89,8 +89,7 @@ class LanguageModelling:
     def load_weights(self, path, sha256=None, ema=False):
         """Load trained weights and take over their tokens; the WeightReport. Errors: see language_model_weights.py."""
         self.tokens = language_model_weights.tokens_of(path)
-        language_model_weights.check(path, self.config)
-        return language_model_weights.load_weights(self.model, path, sha256=sha256, ema=ema)
+        return language_model_weights.load_weights(self.model, path, self.config, sha256=sha256, ema=ema)
 
     def read_splits(self):
         """Read every split that training will need: a fault in one ends the run now and not after training."""

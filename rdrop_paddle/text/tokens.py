@@ -4,7 +4,8 @@ Everything that text goes through on its way into a model and out of it is in a 
 used as it was trained, wherever its training text may be. Text comes back as it was but for this: it is in Unicode's form NFC;
 space of any kind and length, and the sign \u2581 that stands for it among the tokens, is one space, and none at the ends;
 characters that the training text has not are lost, as are capitals where it was asked; the Moses tokenizer has a spacing of
-its own around punctuation. What looks like a special token in a text is text; where tokens are whole words, it is that token.
+its own around punctuation. GPT-2's byte-level tokens, of its release, lose nothing. What looks like a special token in a text
+is text; where tokens are whole words, it is that token.
 """
 
 import hashlib
@@ -52,17 +53,18 @@ class Tokens:
     @property
     def end(self):
         """The token at the end of each text."""
-        return next(number for name in ENDS if (number := self.tokenizers[-1].token_to_id(name)) is not None)
+        special = _special(self.tokenizers[-1])
+        return next(special[name] for name in ENDS if name in special)
 
     @property
     def unknown(self):
         """The token that stands for what has none, or -1 where everything has one."""
-        return UNKNOWN if self.tokenizers[-1].token_to_id(SPECIAL[UNKNOWN]) == UNKNOWN else -1
+        return _special(self.tokenizers[-1]).get(SPECIAL[UNKNOWN], -1)
 
     @property
     def wordless(self):
         """The tokens of the last side that say nothing, the end among them."""
-        return sorted(self.tokenizers[-1].get_added_tokens_decoder())
+        return sorted(_special(self.tokenizers[-1]).values())
 
     def encode(self, side, texts):
         """The tokens of each text without BEGIN and END, lists of integers; `side` 0 is the source, 1 the target."""
@@ -79,7 +81,12 @@ class Tokens:
     def decode(self, side, ids):
         """The text of some tokens, of which special ones say nothing."""
         text = self.tokenizers[side].decode([int(number) for number in ids], skip_special_tokens=True)
+        if self._is_byte_level(side):
+            return text
         return self._moses[side].join(text) if self.moses else " ".join(text.split())
+
+    def _is_byte_level(self, side):
+        return isinstance(self.tokenizers[side].decoder, decoders.ByteLevel)
 
     def pieces(self, side, ids):
         """What each token stands for."""
@@ -114,8 +121,8 @@ class Tokens:
             if values["format"] != FORMAT:
                 raise UserError(f"{source}: format {values['format']}, and this version reads {FORMAT}")
             found = [Tokenizer.from_str(json.dumps(one)) for one in values["tokenizers"]]
-            special = [{number: token.content for number, token in one.get_added_tokens_decoder().items()} for one in found]
-            if any(one != dict(enumerate(SPECIAL)) for one in special):
+            special = [_special(one) for one in found if not isinstance(one.decoder, decoders.ByteLevel)]  # that has its own
+            if any(one != {name: number for number, name in enumerate(SPECIAL)} for one in special):
                 raise UserError(f"{source}: the special tokens are not {', '.join(SPECIAL)}, which the model takes them for")
             languages = values["languages"]
             found = found * sides if len(found) == 1 else found
@@ -175,6 +182,10 @@ def _trained(lines, vocabulary_size, lowercase, moses):
     settings = dict(vocab_size=vocabulary_size, special_tokens=list(SPECIAL), show_progress=False)
     tokenizer.train_from_iterator(lines, trainers.BpeTrainer(**settings))
     return tokenizer
+
+
+def _special(tokenizer):
+    return {token.content: number for number, token in tokenizer.get_added_tokens_decoder().items()}
 
 
 def _normalizer(lowercase):
