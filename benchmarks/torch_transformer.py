@@ -20,7 +20,7 @@ class Transformer(nn.Module):
         self.padding, self.scale, self.drop_rate = padding, math.sqrt(embed_dim), drop_rate
         self.embedding = nn.Embedding(vocabulary, embed_dim, padding_idx=padding)
         nn.init.normal_(self.embedding.weight, std=embed_dim**-0.5)
-        self.register_buffer("positions", _sinusoids(max_length, embed_dim))
+        self.register_buffer("positions", sinusoids(max_length, embed_dim))
         numbers = (embed_dim, ffn_dim, num_heads, drop_rate)
         self.encoder = nn.ModuleList([Layer(*numbers, looks_at_source=False) for _ in range(encoder_layers)])
         self.decoder = nn.ModuleList([Layer(*numbers, looks_at_source=True) for _ in range(decoder_layers)])
@@ -86,7 +86,7 @@ def loss_of(model, source, target_in, labels, *, passes, alpha, label_smoothing)
     return ce + alpha * kl
 
 
-def _sinusoids(count, width):
+def sinusoids(count, width):
     frequencies = torch.exp(-math.log(10000) / (width // 2 - 1) * torch.arange(width // 2))
     angles = torch.arange(count)[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=1)

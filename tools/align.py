@@ -3,8 +3,8 @@
 pip install -r requirements-dev.txt
 python tools/align.py
 
-Uses the ViT-Ti/16 weights, the CIFAR-100 archive and multi30k/ under RDROP_DATA where they are, otherwise random weights,
-digits and made sentences. Writes both sides (.npy), diff logs and summary.md to results/alignment/. Exit status 1 when a
+Uses the ViT-Ti/16 weights, the CIFAR-100 archive, multi30k/ and war-and-peace/ under RDROP_DATA where they are, otherwise
+random weights, digits and made sentences. Writes both sides (.npy), diff logs and summary.md to results/alignment/. Exit status 1 when a
 check fails.
 """
 
@@ -29,13 +29,15 @@ def main():
         raise UserError(f"{error.name} is not installed: pip install -r requirements-dev.txt") from None
 
     from benchmarks.align import Alignment
+    from benchmarks.align_language_modelling import LanguageModellingAlignment
     from benchmarks.align_translation import TranslationAlignment
     from benchmarks.comparison import summary
 
-    alignment, translation = Alignment(options.output), TranslationAlignment(options.output)
-    inputs = f"{alignment.inputs}; {translation.inputs}"
+    alignment = Alignment(options.output)
+    sides = [alignment, TranslationAlignment(options.output), LanguageModellingAlignment(options.output)]
+    inputs = "; ".join(side.inputs for side in sides)
     print(f"inputs: {inputs}", flush=True)
-    rows = alignment.run() + translation.run()
+    rows = [row for side in sides for row in side.run()]
     table = f"Inputs: {inputs}.\n\n{summary(rows)}\n"
     if alignment.real:
         table += (

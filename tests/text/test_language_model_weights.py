@@ -47,7 +47,8 @@ def gpt2():
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             centre = 1 if ".ln_" in name and name.endswith("weight") else 0
-            parameter.copy_(centre + 0.4 * torch.randn(parameter.shape, generator=generator))
+            size = 0.15 if "wte" in name else 0.4  # the last token is not to be the likeliest next one
+            parameter.copy_(centre + size * torch.randn(parameter.shape, generator=generator))
     return model
 
 
@@ -71,7 +72,7 @@ def test_logits_and_gradients_are_those_of_transformers(gpt2, folder):
     assert report.format == "Hugging Face GPT-2 .safetensors"
     assert len(report.names("split")) == 12 and {row.action for row in report.rows} == {"loaded", "split"}
     found, expected = ours(paddle.to_tensor(TOKENS)), gpt2(torch.from_numpy(TOKENS)).logits
-    assert np.abs(expected.detach().numpy()).max() > 3
+    assert np.abs(expected.detach().numpy()).max() > 1
     np.testing.assert_allclose(found.numpy(), expected.detach().numpy(), atol=1e-5)
     weights = np.random.default_rng(1).normal(size=found.shape).astype("float32")
     (found * paddle.to_tensor(weights)).sum().backward()
