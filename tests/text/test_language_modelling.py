@@ -67,6 +67,7 @@ def test_the_context_is_what_a_score_depends_on_and_longer_ones_say_what_one_for
         scores[context] = evaluate(task, "val")
         assert scores[context]["tokens"] == len(task.stream("val"))
     assert scores[0]["perplexity"] != pytest.approx(scores[29]["perplexity"], rel=1e-3)
+    task.model.eval()
     stream, nll = task.stream("val"), 0.0
     for token in range(len(stream)):  # each alone, after at most 29 and what they follow
         seen = stream.tokens[max(token - 29, 0) : token + 1]
@@ -78,6 +79,7 @@ def test_the_context_is_what_a_score_depends_on_and_longer_ones_say_what_one_for
 @pytest.mark.parametrize("more", [[], ["data.break_mode=none", "eval.context=5"]], ids=str)
 def test_any_number_of_ranks_counts_each_window_once_and_prints_the_same(language_modelling, more):
     task, said = loud(language_modelling(*more)), []
+    task.model.eval()
     for ranks in (1, 2, 3):
         shares, indices = [], []
         for rank in range(ranks):
