@@ -2,6 +2,7 @@
 
 paddle.hub.load(FOLDER, "vit_ti16_cifar100_rdrop", source="local")    FOLDER being the one that this file is in
 paddle.hub.load(FOLDER, "translator", source="local", run="output/multi30k_deen_rdrop").translate(["Ein Hund rennt."])
+paddle.hub.load(FOLDER, "classifier", source="local", run="output/minilm_rte_rdrop").classify([("It rains.", "It is wet.")])
 """
 
 import json
@@ -43,8 +44,8 @@ def vit_ti16_cifar100_rdrop(pretrained=True):
     return model
 
 
-def translator(run, weights="best.safetensors"):
-    """A Transformer that `tools/train.py` has trained, with `model.translate(lines)`: a list of texts, one for each.
+def language_model(run, weights="best.safetensors"):
+    """A language model that `tools/train.py` has trained, with `model.continue_text(texts)`: each text with what it adds.
 
     Args:
         run: its run folder, or another with config.yaml and the weights; `pip install tokenizers sacremoses sacrebleu` first.
@@ -55,10 +56,54 @@ def translator(run, weights="best.safetensors"):
     """
     from rdrop_paddle import tasks
 
-    config = rdrop_paddle.load_config(pathlib.Path(run) / "config.yaml")
-    task = tasks.build_task(config)
+    task = tasks.build_task(rdrop_paddle.load_config(pathlib.Path(run) / "config.yaml"))
     task.load_weights(pathlib.Path(run) / weights)
     model = task.model
     model.eval()
+    model.continue_text = lambda texts: [found.prompt + found.continuation for found in task.continue_text(texts)]
+    return model
+
+
+def translator(run, weights="best.safetensors"):
+    """A Transformer that `tools/train.py` has trained, with `model.translate(lines)`: a list of texts, one for each.
+
+    Args:
+        run: its run folder, or another with config.yaml and the weights; `pip install tokenizers sacremoses sacrebleu` first.
+        weights: their name in that folder.
+
+    Raises:
+        rdrop_paddle.UserError: the config or the weights are not there, damaged, or do not belong together.
+    """
+    task = _trained(run, weights)
+    model = task.model
     model.translate = lambda lines: [best[0].text if best else "" for best in task.translate(lines)]
     return model
+
+
+def classifier(run, weights="best.safetensors"):
+    """A BERT that `tools/train.py` has fine-tuned, with `model.classify(texts)`: a {class: probability} for each text.
+
+    Texts are strings, or pairs of them where it was trained on pairs. Where it was trained on numbers it gives a number for
+    each instead, and None for what is empty.
+
+    Args:
+        run: its run folder, or another with config.yaml and the weights; `pip install tokenizers` first.
+        weights: their name in that folder.
+
+    Raises:
+        rdrop_paddle.UserError: the config or the weights are not there, damaged, or do not belong together.
+    """
+    task = _trained(run, weights)
+    model = task.model
+    model.classify = task.classify
+    return model
+
+
+def _trained(run, weights):
+    """The task of a run folder with its weights, ready for use."""
+    from rdrop_paddle import tasks
+
+    task = tasks.build_task(rdrop_paddle.load_config(pathlib.Path(run) / "config.yaml"))
+    task.load_weights(pathlib.Path(run) / weights)
+    task.model.eval()
+    return task

@@ -19,9 +19,9 @@ from rdrop_paddle.text.language_modelling import LanguageModelling
 from rdrop_paddle.text.token_stream import IGNORED
 
 from . import torch_gpt2
-from .align_translation import with_biases_of_keys_among_others, write_made_texts
+from .align_translation import write_made_texts
 from .comparison import Comparison
-from .training_pair import DROP_RATE, UPDATES, Masks, TrainingPair
+from .training_pair import DROP_RATE, UPDATES, Masks, TrainingPair, with_biases_of_keys_among_others
 
 SETTINGS = [
     "task=language_modelling",

@@ -21,7 +21,7 @@ from rdrop_paddle.text.translation import Translation
 
 from . import torch_marian, torch_reference
 from .comparison import Comparison
-from .training_pair import DROP_RATE, UPDATES, Masks, TrainingPair
+from .training_pair import DROP_RATE, UPDATES, Masks, TrainingPair, with_biases_of_keys_among_others
 
 SETTINGS = [
     "task=translation",
@@ -163,16 +163,6 @@ def _put_masks(model, masks):
             for name in ("self_attn_dropout", "encoder_attn_dropout", "final_dropout"):
                 if hasattr(layer, name):
                     setattr(layer, name, masks.layer(next(site)))
-
-
-def with_biases_of_keys_among_others(arrays):
-    """The three biases of an attention as one array: that of the keys changes nothing, its gradient is mere rounding."""
-    joined = {name: array for name, array in arrays.items() if not name.endswith(("q_proj.bias", "k_proj.bias", "v_proj.bias"))}
-    for name in arrays:
-        if name.endswith("k_proj.bias"):
-            three = [arrays[name.replace("k_proj", f"{letter}_proj")] for letter in "qkv"]
-            joined[name.replace("k_proj", "qkv_proj")] = np.concatenate(three)
-    return joined
 
 
 def write_made_texts(folder, endings):

@@ -89,15 +89,16 @@ def export(folder):
     from rdrop_paddle import load_weights
     from rdrop_paddle.durability.checkpoint import model_arrays, save_weights
     from rdrop_paddle.tasks import build_task
-    from rdrop_paddle.vision import export
+    from rdrop_paddle.training.export import check_request
+    from rdrop_paddle.vision.export import export as export_classifier
 
     folder = Path(folder)
-    export.check_request(folder / "exported", onnx=True)
+    check_request(folder / "exported", onnx=True)
     paddle.set_device("cpu")  # as tools/export.py does
     task = build_task(load_config("configs/digits_quickstart.yaml"))
     save_weights(model_arrays(task.model), folder / "weights.safetensors")
     report = load_weights(task.model, folder / "weights.safetensors")
-    checks = export.export(task, folder / "exported", report, onnx=True)
+    checks = export_classifier(task, folder / "exported", report, onnx=True)
     return dict(passed=all(check.passed for check in checks), difference=max(check.difference for check in checks))
 
 

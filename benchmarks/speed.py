@@ -22,7 +22,7 @@ from rdrop_paddle.console import say
 from rdrop_paddle.errors import UserError
 
 HERE = Path(__file__).resolve().parent
-TORCH_REPEATS = 6  # of an evaluation in torch: how often it runs through its batches
+TORCH_REPEATS = 6  # of an evaluation in torch: how often it runs through its batches, which a search does once
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Side:
     overrides: tuple
     changes: tuple = ()  # overrides of this side alone
     evaluation: bool = False
+    weights: Optional[str] = None  # trained ones that are evaluated; None = random ones
     ranks: int = 1
     threads: Optional[int] = None  # of a rank; None = its share of the cores
     framework: str = "paddle"
@@ -48,13 +49,15 @@ class Side:
         return f"{self.framework}, {self.ranks} x {self.thread_count()} thread(s){changes}"
 
     def against(self, words):
-        """The other side: "torch", or overrides, where ranks=N and threads=N change the processes."""
-        if words == ["torch"]:
-            repeats = dict(warmup=1, repeats=TORCH_REPEATS * self.repeats) if self.evaluation else {}
-            return replace(self, framework="torch", ranks=1, threads=None, **repeats)
-        changes = [word for word in words if not word.startswith(("ranks=", "threads="))]
-        other = replace(self, changes=tuple(changes))
-        for key, _, number in (word.partition("=") for word in words if word not in changes):
+        """The other side: "torch", one process with all threads, and overrides; ranks=N and threads=N change the processes."""
+        layout = [word for word in words if word.startswith(("ranks=", "threads="))]
+        other = self
+        if "torch" in words:
+            times = TORCH_REPEATS if self.weights is None else 1
+            repeats = dict(warmup=1, repeats=times * self.repeats) if self.evaluation else {}
+            other = replace(self, framework="torch", ranks=1, threads=None, **repeats)
+        other = replace(other, changes=tuple(word for word in words if word not in (*layout, "torch")))
+        for key, _, number in (word.partition("=") for word in layout):
             try:
                 other = replace(other, **{key: command_line.positive(number)})
             except argparse.ArgumentTypeError as error:
@@ -91,7 +94,8 @@ def measure(side):
     with tempfile.TemporaryDirectory() as folder:
         specification = Path(folder, "specification.json")
         specification.write_text(json.dumps(asdict(side) | dict(overrides=overrides)))
-        launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", str(side.ranks), "--log_dir", f"{folder}/log"]
+        launchers = dict(paddle="paddle.distributed.launch", torch="torch.distributed.run")
+        launch = ["-m", launchers[side.framework], "--nproc_per_node", str(side.ranks), "--log_dir", f"{folder}/log"]
         script = "speed_paddle.py" if side.framework == "paddle" else f"torch_{config.task}.py"
         worker = [str(HERE / script), str(specification), folder]
         command = [sys.executable, *(launch if side.ranks > 1 else []), *worker]

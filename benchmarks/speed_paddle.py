@@ -21,14 +21,17 @@ def main():
     from rdrop_paddle.training.trainer import Trainer
 
     chosen = speed_worker.specification()
-    config = load_config(chosen["config"], [*chosen["overrides"], "model.weights=''"])
+    config = load_config(chosen["config"], chosen["overrides"])
     rank, _ = ranks.start()
     task = build_task(config)
+    if chosen["weights"] is not None:
+        task.load_weights(chosen["weights"])
+    _ = task.model  # some tasks make theirs on first use, which is no part of an evaluation
     trainer = None if chosen["evaluation"] else Trainer(task, config)
 
     def evaluation():
-        engine.evaluate(task, config.eval.split)
-        return task.size(config.eval.split), 0.0
+        score = engine.evaluate(task, config.eval.split)
+        return score.get(config.unit, task.size(config.eval.split)), 0.0  # a score tells what is not counted in samples
 
     def update():
         micro_batches, reading = trainer.read()

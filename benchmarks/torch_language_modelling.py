@@ -1,9 +1,8 @@
-"""The same work in torch for speed.py: one process with all threads, the same batches of the same tokens.
+"""The same work in torch for speed.py: the same batches of the same tokens.
 
 python benchmarks/torch_language_modelling.py SPECIFICATION.json FOLDER
 """
 
-import math
 import os
 import sys
 from pathlib import Path
@@ -18,11 +17,12 @@ def main():
     import torch
 
     from benchmarks.torch_gpt import Gpt, loss_of
-    from benchmarks.torch_reference import build_optimizer
+    from benchmarks.torch_reference import build_optimizer, start_ranks, step
     from rdrop_paddle.text.language_model_sizes import with_numbers
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     chosen = speed_worker.specification()
+    rank, ranks = start_ranks()
     config = load_config(chosen["config"], chosen["overrides"])
     numbers, train = with_numbers(config.model), config.train
     if chosen["evaluation"]:
@@ -39,14 +39,12 @@ def main():
     def once():
         micro_batches = [[torch.from_numpy(array) for array in next(batches)] for _ in range(train.accumulation)]
         positions = [int((labels >= 0).sum()) for _, labels in micro_batches]
-        for batch, count in zip(micro_batches, positions):
+        for batch, count in list(zip(micro_batches, positions))[rank::ranks]:
             (loss_of(model, *batch, **rdrop) * count / sum(positions)).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), train.clip_norm or math.inf)
-        optimizer.step()
-        optimizer.zero_grad()
+        step(model, optimizer, train.clip_norm)
         return sum(positions), 0.0
 
-    speed_worker.report(once, rank=0, ceiling=speed_worker.fastest_product(torch.ones))
+    speed_worker.report(once, rank=rank, ceiling=speed_worker.fastest_product(torch.ones))
     return 0
 
 

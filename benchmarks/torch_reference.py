@@ -7,6 +7,7 @@ torch's fused one.
 """
 
 import math
+import os
 
 import numpy as np
 import torch
@@ -120,6 +121,23 @@ def inject_masks(model, mask):
             layer.register_forward_hook(lambda layer, inputs, x, site=site: x * mask(site, x))
 
 
+def start_ranks():
+    """(this rank, number of ranks) of the processes that torch's launcher started, joined by gloo; (0, 1) of one alone."""
+    if "WORLD_SIZE" not in os.environ:
+        return 0, 1
+    torch.distributed.init_process_group("gloo")
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def sum_over_ranks(tensors):
+    """Each tensor becomes the sum of all ranks' ones, in one exchange; with one rank nothing happens."""
+    if torch.distributed.is_initialized():
+        together = torch.cat([tensor.flatten() for tensor in tensors])
+        torch.distributed.all_reduce(together)
+        for tensor, part in zip(tensors, together.split([tensor.numel() for tensor in tensors])):
+            tensor.copy_(part.view_as(tensor))
+
+
 def rdrop_loss(p, q, label, alpha, label_smoothing=0.0):
     """(loss, ce, kl): half of the official code's sum, with the KL per sample."""
     ce = 0.5 * sum(F.cross_entropy(logits, label, label_smoothing=label_smoothing) for logits in (p, q))
@@ -210,15 +228,21 @@ class VitBlock(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-def update(model, optimizer, images, labels, *, passes, alpha, micro_batch, clip_norm):
-    """One update on a global batch, in micro-batches that are forwarded once per pass, as the official code does."""
+def update(model, optimizer, images, labels, *, passes, alpha, micro_batch, clip_norm, ranks=1):
+    """One update on a rank's part of a global batch, in micro-batches forwarded once per pass, as the official code does."""
     model.train()
     for x, label in zip(images.split(micro_batch), labels.split(micro_batch)):
         if passes == 1:
             loss = F.cross_entropy(model(x), label)
         else:
             loss, _, _ = rdrop_loss(model(x), model(x), label, alpha)
-        (loss * len(label) / len(labels)).backward()
+        (loss * len(label) / (len(labels) * ranks)).backward()
+    step(model, optimizer, clip_norm)
+
+
+def step(model, optimizer, clip_norm):
+    """The step that ends an update: the ranks' gradients summed and clipped, the optimizer's step."""
+    sum_over_ranks([parameter.grad for parameter in model.parameters()])
     nn.utils.clip_grad_norm_(model.parameters(), clip_norm or math.inf)
     optimizer.step()
     optimizer.zero_grad()

@@ -87,6 +87,7 @@ def loss_of(model, source, target_in, labels, *, passes, alpha, label_smoothing)
 
 
 def sinusoids(count, width):
+    """The table of positions, [count, width]: sines, then cosines."""
     frequencies = torch.exp(-math.log(10000) / (width // 2 - 1) * torch.arange(width // 2))
     angles = torch.arange(count)[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=1)

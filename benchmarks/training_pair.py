@@ -62,11 +62,16 @@ class TrainingPair:
 
     def gradients(self):
         """(ours, theirs) of the first global batch: {name: array}, raw."""
+        return self.losses_and_gradients()[1]
+
+    def losses_and_gradients(self):
+        """((ours, theirs), (ours, theirs)): {"loss": array} of the first global batch, and its gradients."""
         micro_batches, _ = self.trainer.read()
         self.trainer.config.train.clip_norm = None
-        self.trainer.backward(micro_batches, 1)
-        self.reference_backward(micro_batches, 1)
-        return self.ours(lambda p: p.grad.numpy()), self.theirs(lambda p: p.grad.numpy())
+        found = self.trainer.backward(micro_batches, 1).numpy()[:1]
+        expected = np.array([self.reference_backward(micro_batches, 1)["loss"]])
+        losses = {"loss": found}, {"loss": expected}
+        return losses, (self.ours(lambda p: p.grad.numpy()), self.theirs(lambda p: p.grad.numpy()))
 
     def train(self, comparison, learning_rate, training):
         """UPDATES updates on both sides, as rows of the Comparison; `learning_rate` and `training` name the checks."""
@@ -123,3 +128,13 @@ class _MaskLayer(paddle.nn.Layer):
     def forward(self, x):
         passes = [self._masks.of_pass(self._site, which, x.shape) for which in (0, 1)]
         return x * paddle.to_tensor(np.concatenate(passes))
+
+
+def with_biases_of_keys_among_others(arrays):
+    """The three biases of an attention as one array: that of the keys changes nothing, its gradient is mere rounding."""
+    joined = {name: array for name, array in arrays.items() if not name.endswith(("q_proj.bias", "k_proj.bias", "v_proj.bias"))}
+    for name in arrays:
+        if name.endswith("k_proj.bias"):
+            three = [arrays[name.replace("k_proj", f"{letter}_proj")] for letter in "qkv"]
+            joined[name.replace("k_proj", "qkv_proj")] = np.concatenate(three)
+    return joined

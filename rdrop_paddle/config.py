@@ -135,6 +135,7 @@ class Config:
     eval: EvalConfig
 
     unit: ClassVar[str]  # what throughput is counted in: one of them is a position of the loss
+    terms: ClassVar[Tuple[str, str]] = ("ce", "kl")  # of the loss, as logs call them: what labels ask for, and alpha times what
     columns: ClassVar[Tuple[str, ...]] = ("train.lr", "rdrop.passes", "rdrop.alpha", "rdrop.shared_blocks")  # of each runs.csv
     measure: ClassVar[Measure]
     free: ClassVar[Dict[str, Optional[str]]] = {}  # as FREE, of the sections of the task

@@ -88,6 +88,30 @@ SMALL_TRANSLATION = [
     "decode.max_tokens=60",
 ]
 
+LABELS = ("no", "perhaps", "yes")
+LABELLED = {"train": 60, "val": 20, "test": 21}  # pairs of texts of WORDS
+SMALL_UNDERSTANDING = [
+    "task=understanding",
+    "model.name=custom",
+    "model.layers=2",
+    "model.embed_dim=16",
+    "model.ffn_dim=24",
+    "model.num_heads=2",
+    "model.max_length=24",
+    "data.name=folder",
+    "data.text_pair=other",
+    "data.max_length=14",
+    "train.batch_size=16",
+    "train.micro_batch_size=8",
+    "train.steps=6",
+    "train.warmup_steps=2",
+    "train.lr=0.01",
+    "train.log_every=1",
+    "train.eval_every=3",
+    "train.save_every=3",
+    "eval.batch_size=8",
+]
+
 
 SMALL_LANGUAGE_MODEL = [
     "task=language_modelling",
@@ -174,6 +198,43 @@ def language_modelling(corpus, tmp_path):
         (corpus / f"{split}.txt").write_text((corpus / f"{split}.de").read_text())
     places = [f"data.path={corpus}", f"output={tmp_path / 'output'}", "name=small"]
     return lambda *more: LanguageModelling(load_config(None, [*SMALL_LANGUAGE_MODEL, *places, *more]))
+
+
+@pytest.fixture
+def tables(tmp_path):
+    """The folder of made tables with the columns text, other, label and score; vocab.txt is there too."""
+    folder, rng, words = tmp_path / "tables", np.random.default_rng(0), list(WORDS)
+    folder.mkdir()
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *map(str.lower, words)]
+    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens))
+    for split, count in LABELLED.items():
+        lines = ["text\tother\tlabel\tscore"]
+        for _ in range(count):
+            text, other = (rng.choice(words, rng.integers(1, 7)) for _ in range(2))
+            label = LABELS[int(rng.integers(3))]
+            lines.append(f"{' '.join(text)}\t{' '.join(other)}\t{label}\t{len(text) - rng.integers(0, 4) / 3:.3f}")
+        (folder / f"{split}.tsv").write_text("".join(f"{line}\n" for line in lines))
+    return folder
+
+
+@pytest.fixture
+def understanding_overrides(tables, tmp_path):
+    places = [f"data.path={tables}", f"model.tokenizer={tables}", f"output={tmp_path / 'output'}"]
+    return [*SMALL_UNDERSTANDING, *places, "name=small"]
+
+
+@pytest.fixture
+def understanding(understanding_overrides):
+    """understanding("train.steps=2", ...) -> Understanding with random weights large enough for sure answers"""
+    from rdrop_paddle.text.understanding import Understanding
+
+    def make(*more):
+        task = Understanding(load_config(None, [*understanding_overrides, *more]))
+        for seed, parameter in enumerate(task.model.parameters()):
+            parameter.set_value(np.random.default_rng(seed).normal(0, 0.5, parameter.shape).astype("float32"))
+        return task
+
+    return make
 
 
 @pytest.fixture
@@ -314,7 +375,7 @@ def tool_environment(root):
 
 def logged(folder):
     """The records of metrics.jsonl without what depends on the clock or on the process."""
-    clock = ("images_per_second", "tokens_per_second", "reader_cost", "batch_cost", "peak_memory")
+    clock = ("images_per_second", "tokens_per_second", "examples_per_second", "reader_cost", "batch_cost", "peak_memory")
     records = map(json.loads, (Path(folder) / "metrics.jsonl").read_text().splitlines())
     return [{key: value for key, value in record.items() if key not in clock} for record in records]
 

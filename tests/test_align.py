@@ -8,6 +8,7 @@ pytest.importorskip("transformers")
 
 from benchmarks.align import Alignment
 from benchmarks.align_translation import TranslationAlignment
+from benchmarks.align_understanding import UnderstandingAlignment
 from benchmarks.comparison import relative_difference, summary
 from rdrop_paddle.fused_linear_loss import FusedLinearRDropLoss
 from rdrop_paddle.loss import RDropLoss
@@ -24,6 +25,12 @@ def alignment(tmp_path, monkeypatch):
 def of_translation(tmp_path, monkeypatch):
     monkeypatch.setenv("RDROP_DATA", str(tmp_path / "empty"))
     return TranslationAlignment(tmp_path / "alignment")
+
+
+@pytest.fixture
+def of_understanding(tmp_path, monkeypatch):
+    monkeypatch.setenv("RDROP_DATA", str(tmp_path / "empty"))
+    return UnderstandingAlignment(tmp_path / "alignment")
 
 
 def test_a_difference_beyond_the_bound_fails_and_both_sides_are_kept(alignment):
@@ -88,3 +95,19 @@ def test_every_gradient_of_translation_agrees_with_marians_unless_the_kls_target
 def test_all_checks_of_translation_pass_on_made_sentences(of_translation):
     rows = of_translation.run()
     assert len(rows) == 8 and all(row.passed for row in rows), summary(rows)
+
+
+def test_loss_and_gradients_of_understanding_agree_with_berts_unless_the_kls_target_is_stopped(of_understanding, monkeypatch):
+    rows = of_understanding.backward()
+    assert len(rows) == 2 and all(row.passed for row in rows), summary(rows)
+    monkeypatch.setattr(
+        criterion, "RDropLoss", lambda *given, **more: RDropLoss(*given, **more | {"stop_target_gradient": True})
+    )
+    of_loss, of_gradients = of_understanding.backward()
+    assert of_loss.passed and not of_gradients.passed
+
+
+@pytest.mark.slow
+def test_all_checks_of_understanding_pass_on_made_sentences(of_understanding):
+    rows = of_understanding.run()
+    assert len(rows) == 7 and all(row.passed for row in rows), summary(rows)

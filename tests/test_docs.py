@@ -1,5 +1,6 @@
-"""The guide's commands run as written on a made folder of images, and what the pages of docs/ say can be set can be set."""
+"""The guides' commands run as written on made images and texts, and what the pages of docs/ say can be set can be set."""
 
+import itertools
 import json
 import re
 import shlex
@@ -15,8 +16,11 @@ from benchmarks.image_classification import forward_flop
 from rdrop_paddle import load_config
 from rdrop_paddle.vision.architectures import with_numbers
 
-GUIDE, GPUS = ((ROOT / "docs" / name).read_text() for name in ("own_data.md", "gpu.md"))
-COMMANDS, TRIAL = re.findall(r"```bash\n(.*?)```", GUIDE, re.DOTALL)
+GUIDE, TEXT_GUIDE, GPUS = ((ROOT / "docs" / name).read_text() for name in ("own_data.md", "own_text.md", "gpu.md"))
+(COMMANDS, TRIAL), (TEXT_COMMANDS, TEXT_TRIAL) = (
+    re.findall(r"```bash\n(.*?)```", page, re.DOTALL) for page in (GUIDE, TEXT_GUIDE)
+)
+TEXT_BASE = ROOT / "configs" / "own_text.yaml"
 COLOURS = {"rose": (200, 30, 40), "tulip": (220, 200, 30), "violet": (90, 30, 200)}
 
 
@@ -76,8 +80,48 @@ def test_the_guides_four_commands_run_as_written(workplace):
     assert min(COLOURS, key=lambda name: found.index(name)) == "violet", found
 
 
-def test_the_trial_is_a_valid_configuration():
-    load_config(ROOT / "configs" / "own_data.yaml", overrides(TRIAL))
+@pytest.fixture
+def text_workplace(tmp_path):
+    """A folder as the guide has it: reviews/ with tables, new.txt with a good and a bad one, and words for tokens."""
+    rng = np.random.default_rng(0)
+    words = {"positive": ["charming", "lovely"], "negative": ["boring", "empty"], "": ["the", "plot", "is", "and", "cast"]}
+
+    def row(label):
+        return " ".join(rng.permutation([*rng.choice(words[""], 4), *rng.choice(words[label], 2)]))
+
+    for folder in ("tools", "configs"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    (tmp_path / "reviews").mkdir()
+    for part, count in (("train", 40), ("test", 12)):
+        rows = [(row(label), label) for label in ("positive", "negative") for _ in range(count)]
+        table = "".join(f"{text}\t{label}\n" for text, label in [("text", "label"), *rows])
+        (tmp_path / "reviews" / f"{part}.tsv").write_text(table)
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(word for some in words.values() for word in some)]
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "vocab.txt").write_text("\n".join(tokens) + "\n")
+    (tmp_path / "new.txt").write_text("the lovely cast is charming\n\nthe boring plot is empty\n")
+    return tmp_path
+
+
+def test_the_four_commands_for_texts_run_as_written(text_workplace):
+    train, evaluate, predict, export = TEXT_COMMANDS.strip().splitlines()
+    tiny = [change for change in overrides(TEXT_TRIAL) if change not in overrides(train) and not change.startswith("name=")]
+    log = run(train, text_workplace, [*tiny, "model.tokenizer=words"])
+    assert "examples         72, 4 updates an epoch, 60 updates in all" in log  # 40 of each class, less a tenth
+    final = json.loads((text_workplace / "output" / "reviews" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert final["total"] == 24 and final["accuracy"] > 0.8  # chance is 1/2
+    for path in ("reviews/train.tsv", "words/vocab.txt"):  # what is needed has gone into the run folder
+        (text_workplace / path).unlink()
+    assert run(evaluate, text_workplace).strip().splitlines()[-1] == f"accuracy {final['accuracy']:.4f} ({final['correct']}/24)"
+    good, empty, bad = run(predict, text_workplace).splitlines()
+    assert good.split("\t")[0] == "positive" and empty == "" and bad.split("\t")[0] == "negative"
+    run(export, text_workplace)
+    assert any(path.suffix == ".pdiparams" for path in (text_workplace / shlex.split(export)[-1]).iterdir())
+
+
+@pytest.mark.parametrize("config, trial", [("own_data", TRIAL), ("own_text", TEXT_TRIAL)])
+def test_the_trial_is_a_valid_configuration(config, trial):
+    load_config(ROOT / "configs" / f"{config}.yaml", overrides(trial))
 
 
 def settings(text):
@@ -88,12 +132,15 @@ def settings(text):
             yield [re.sub("=N$", "=3", word) for word in words]
 
 
-@pytest.mark.parametrize("page, least", [("own_data.md", 12), ("questions.md", 8), ("gpu.md", 5)])
-def test_every_setting_that_a_page_names_is_valid(page, least):
+PAGES_OF_SETTINGS = [("own_data.md", 12, BASE), ("own_text.md", 14, TEXT_BASE), ("questions.md", 8, BASE), ("gpu.md", 5, BASE)]
+
+
+@pytest.mark.parametrize("page, least, config", PAGES_OF_SETTINGS)
+def test_every_setting_that_a_page_names_is_valid(page, least, config):
     found = list(settings((ROOT / "docs" / page).read_text()))
     assert len(found) >= least
     for some in found:
-        load_config(BASE, some)
+        load_config(config, some)
 
 
 PAGES = [
@@ -116,10 +163,13 @@ def test_every_file_that_a_page_names_exists(page):
 
 
 def test_the_answers_numbers_are_the_readmes():
-    texts = {name: " ".join((ROOT / name).read_text().split()) for name in ("README.md", "docs/questions.md")}
-    for number in ("34.41", "50.15", "-1.31 to +2.09", "costs 1.74 baseline updates", "1.33", "1.82 times"):
-        for name, text in texts.items():
-            assert number in text, f"{number} is not in {name}"
+    texts = {name: " ".join((ROOT / name).read_text().split()) for name in ("README.md", "docs/speed.md", "docs/questions.md")}
+    for page, numbers in {
+        "README.md": ("34.41", "50.15", "-1.31 to +2.09"),
+        "docs/speed.md": ("costs 1.74 baseline updates", "1.33", "1.82 times"),
+    }.items():
+        for number, name in itertools.product(numbers, (page, "docs/questions.md")):
+            assert number in texts[name], f"{number} is not in {name}"
 
 
 def test_the_estimated_hours_follow_from_the_work_and_the_shares():

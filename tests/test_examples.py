@@ -85,10 +85,27 @@ def test_the_sequence_example_learns_and_padding_does_not_matter(example, monkey
     check_that_alpha_counts(module, monkeypatch)
 
 
+def test_the_token_example_learns_and_tokens_without_a_label_count_for_nothing(example, monkeypatch):
+    module = example("token_classification")
+    monkeypatch.setattr(module, "made", lambda count, seed, made=module.made: made(min(count, 60), seed))  # for seconds
+    found = module.main(steps=20)
+    for alpha, (_, history) in found.items():
+        assert history[-1][1] < 0.7 * history[0][1]
+        for loss, cross_entropy, kl in history:
+            assert loss == pytest.approx(cross_entropy + kl, rel=1e-4) and (kl > 1e-4) == (alpha is not None)
+    tokens, label = module.batch(module.made(8, seed=3))
+    model, criterion = module.Tagger(), kl_loss(1.0, "batchmean", ignore_index=module.NO_LABEL)
+    model.eval()
+    logits = model(tokens)
+    other = paddle.where((label == module.NO_LABEL).unsqueeze(-1), paddle.randn(logits.shape), logits)
+    assert (label == module.NO_LABEL).any() and (label[:, 1:] > 0).any()
+    assert criterion(other, other * 2, label).item() == pytest.approx(criterion(logits, logits * 2, label).item(), rel=1e-6)
+
+
 def test_the_examples_run_as_scripts_from_anywhere(tmp_path):
-    files = [ROOT / "examples" / f"{name}.py" for name in ("resnet18", "high_level_api", "sequence")]
+    files = [ROOT / "examples" / f"{name}.py" for name in ("resnet18", "high_level_api", "sequence", "token_classification")]
     for file in files:
         assert f"\npython examples/{file.name}\n" in file.read_text()
     code = f"import runpy\nfor file in {[*map(str, files)]}: runpy.run_path(file)['main'](1)"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and done.stdout.count("test accuracy") == 3, done.stdout + done.stderr
+    assert done.returncode == 0 and done.stdout.count("test accuracy") == 5, done.stdout + done.stderr

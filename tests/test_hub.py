@@ -21,7 +21,7 @@ AS_A_USER = f"""
 import sys, paddle
 repository, weights = sys.argv[1:]
 assert "rdrop_paddle" not in sys.modules
-assert sorted(paddle.hub.list(repository, source="local")) == ["translator", "{NAME}"]
+assert sorted(paddle.hub.list(repository, source="local")) == ["classifier", "translator", "{NAME}"]
 model = paddle.hub.load(repository, "{NAME}", source="local")
 assert not model.training
 import safetensors.numpy
@@ -91,3 +91,15 @@ def test_a_trained_translator_translates_as_predict_does(translation, tmp_path):
     trained.model.eval()
     expected = translate(trained.model, trained.tokens, ["ein Hund", ""], trained.config.decode)
     assert model.translate(["ein Hund", ""]) == [expected[0][0].text, ""]
+
+
+def test_a_trained_classifier_gives_the_probabilities_of_its_classes(understanding, tmp_path):
+    trained = understanding()
+    checkpoint.save_best(tmp_path, trained.model, trained.belongings(), update=1)
+    (tmp_path / "config.yaml").write_text(trained.config.to_yaml())
+    model = paddle.hub.load(str(ROOT), "classifier", source="local", run=str(tmp_path))
+    assert not model.training
+    texts = [("Hund rennt", "ein Hund"), ("", "ein Hund")]
+    trained.model.eval()
+    assert model.classify(texts) == trained.classify(texts)
+    assert list(model.classify(texts)[0]) == ["no", "perhaps", "yes"] and model.classify(texts)[1] is None

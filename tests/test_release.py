@@ -26,8 +26,9 @@ def test_the_target_is_the_accuracy_less_a_tenth_of_a_point():
     assert load_config(FOLDER / "config.yaml").eval.target == pytest.approx(target / 10000)
 
 
+@pytest.mark.slow
 @pytest.mark.real
-@pytest.mark.parametrize("ranks", [pytest.param(0, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.launcher)])
+@pytest.mark.parametrize("ranks", [0, pytest.param(2, marks=pytest.mark.launcher)])
 def test_they_reach_their_target_on_the_real_test_set(run_tool, real_data, ranks):
     done = run_tool(
         "eval.py", "-c", FOLDER / "config.yaml", "--weights", FOLDER / "model.safetensors", ranks=ranks, root=real_data

@@ -6,14 +6,20 @@ import json
 import paddle
 import pytest
 from conftest import BASE
+from safetensors.numpy import save_file
 
-from benchmarks import speed, translation
+from benchmarks import speed, translation, understanding
 from benchmarks.image_classification import forward_flop
-from rdrop_paddle import RDropLoss, Transformer, UserError, cross_entropy, load_config
+from rdrop_paddle import RDropLoss, Transformer, TransformerEncoder, UserError, cross_entropy, load_config
 from rdrop_paddle.config_layers import DEFAULTS
+from rdrop_paddle.durability.checkpoint import model_arrays
+from rdrop_paddle.durability.files import json_bytes
 from rdrop_paddle.text.sizes import with_numbers
+from rdrop_paddle.text.tokens import FILE
+from rdrop_paddle.training import engine
 
 TRANSLATION = DEFAULTS / "translation.yaml"
+UNDERSTANDING = DEFAULTS / "understanding.yaml"
 
 
 # 10^9 multiplications of a forward with 1000 classes, as timm's tables print them
@@ -56,6 +62,61 @@ def test_torchs_side_of_translation_has_the_same_parameters_and_loss():
         assert found.item() == pytest.approx(criterion(*given).item(), rel=1e-6)
 
 
+@pytest.fixture
+def understanding_overrides(tmp_path):
+    """A config of seconds: a small BERT on a table of labelled pairs, whose tokens are letters."""
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcd", ""]
+    (tmp_path / "vocab.txt").write_text("\n".join(tokens))
+    for split in ("train", "test"):
+        rows = ["text\tpair\tlabel", *["a b\tc\tyes", "a\tb c d a b\tno"] * 10, ""]
+        (tmp_path / f"{split}.tsv").write_text("\n".join(rows))
+    places = [f"{key}={tmp_path}" for key in ("model.tokenizer", "data.path", "output")]
+    sizes = dict(layers=2, embed_dim=8, ffn_dim=12, num_heads=2, max_length=20)
+    numbers = [f"model.{name}={number}" for name, number in sizes.items()]
+    return ["model.name=custom", *numbers, "data.name=folder", "data.text_pair=pair", "data.max_length=20", *places]
+
+
+@pytest.mark.parametrize("pooling", ["pooler", "mean"])
+def test_torchs_side_of_understanding_has_the_same_parameters_and_logits(understanding_overrides, pooling):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from benchmarks import torch_bert
+
+    config = load_config(UNDERSTANDING, [*understanding_overrides, f"model.pooling={pooling}"])
+    given = dict(vocabulary=8, padding=0, classes=3, **understanding.model_numbers(config))
+    ours, theirs = TransformerEncoder(**given), torch_bert.Bert(**given)
+    torch_bert.load(theirs, model_arrays(ours))
+    assert sum(p.numel() for p in theirs.parameters()) == sum(p.size for p in ours.parameters())
+    ours.eval(), theirs.eval()
+    tokens, types = [[2, 4, 3, 5, 6, 3], [2, 7, 3, 4, 3, 0]], [[0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 0]]
+    found = ours(paddle.to_tensor(tokens), paddle.to_tensor(types)).numpy()
+    expected = theirs(torch.tensor(tokens), torch.tensor(types)).detach().numpy()
+    assert found == pytest.approx(expected, abs=1e-6) and abs(found).max() > 1e-3
+
+
+def test_flop_of_understanding_are_two_for_each_number_in_a_layers_matrix_and_token(understanding_overrides):
+    config = load_config(UNDERSTANDING, understanding_overrides)
+    model = TransformerEncoder(vocabulary=8, classes=2, **understanding.model_numbers(config))
+    in_layers = sum(p.size for p in model.layers.parameters() if p.ndim == 2)
+    assert understanding.flop_of_position(config) == pytest.approx(2 * in_layers * 7.5, rel=0.1)  # 6 tokens, or 9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [[], ["--evaluation"]])
+def test_understanding_is_measured_against_torch_on_the_same_examples(run_tool, understanding_overrides, tmp_path, options):
+    pytest.importorskip("transformers")
+    options = [*options, "--against", "torch", "--rounds", 1, "--repeats", 1, "--json", tmp_path / "speed.json"]
+    done = run_tool("benchmark.py", "-c", UNDERSTANDING, "-o", *understanding_overrides, *options)
+    assert done.returncode == 0, done.stderr
+    ((ours, torchs),) = json.loads((tmp_path / "speed.json").read_text())["rounds"]
+    assert "examples/s, first over second" in done.stdout and ours["gflop"] == torchs["gflop"]
+    for measured in (ours, torchs):
+        counted = 20 if "--evaluation" in options else 8
+        assert measured["examples_per_second"] / measured["updates_per_second"] == pytest.approx(
+            counted, rel=0.2
+        )  # medians of two
+
+
 def measurement(throughput, gflop=10.0, ceiling=100.0):
     return speed.Measurement(throughput, throughput / 2, 0.01, 1.5, gflop, ceiling)
 
@@ -85,6 +146,7 @@ def test_the_other_side_is_torch_or_has_changes_of_its_own():
     side = speed.Side("c.yaml", ("train.lr=1",), ranks=2, threads=1)
     torch = side.against(["torch"])
     assert (torch.framework, torch.ranks, torch.threads, torch.overrides) == ("torch", 1, None, side.overrides)
+    assert side.against(["torch", "ranks=2", "threads=1"]).label() == "torch, 2 x 1 thread(s)"
     other = side.against(["rdrop.alpha=0", "ranks=1", "threads=3"])
     assert (other.ranks, other.threads, other.changes, other.overrides) == (1, 3, ("rdrop.alpha=0",), side.overrides)
     assert other.label() == "paddle, 1 x 3 thread(s), rdrop.alpha=0"
@@ -97,7 +159,7 @@ def test_the_other_side_is_torch_or_has_changes_of_its_own():
 @pytest.mark.launcher
 def test_training_on_two_ranks_against_torch(run_tool, tiny_overrides, tmp_path):
     pytest.importorskip("torch")
-    options = ["--ranks", 2, "--against", "torch", "--rounds", 1, "--repeats", 1, "--json", tmp_path / "speed.json"]
+    options = ["--ranks", 2, "--against", "torch", "ranks=2", "--rounds", 1, "--repeats", 1, "--json", tmp_path / "speed.json"]
     done = run_tool("benchmark.py", "-c", BASE, "-o", *tiny_overrides, "rdrop.shared_blocks=1", *options)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "speed.json").read_text())
@@ -121,6 +183,20 @@ def test_translation_is_measured_against_torch_on_the_same_tokens(run_tool, tran
     assert "tokens/s, first over second" in done.stdout and ours["gflop"] == torchs["gflop"]
     tokens = [measured["tokens_per_second"] / measured["updates_per_second"] for measured in (ours, torchs)]
     assert tokens[0] == pytest.approx(tokens[1]) and tokens[0] > 1
+
+
+def test_torchs_side_translates_what_ours_evaluates(translation, tmp_path):
+    pytest.importorskip("transformers")
+    from benchmarks import torch_translation
+
+    task = translation("decode.beam=2", "decode.max_length_a=0", "decode.max_length_b=4", "eval.split=val")
+    weights, config = tmp_path / "best.safetensors", task.config
+    save_file({name: tensor.numpy() for name, tensor in task.model.state_dict().items()}, weights)
+    (tmp_path / FILE).write_bytes(json_bytes(task.tokens.to_json()))
+    with pytest.raises(UserError, match="how long a search takes depends on the weights: give trained ones with --weights"):
+        torch_translation.worker(config, dict(evaluation=True, weights=None), rank=0, ranks=1)
+    once = torch_translation.worker(config, dict(evaluation=True, weights=str(weights)), rank=0, ranks=1)
+    assert once() == (engine.evaluate(task, "val")["tokens"], 0.0)
 
 
 def test_evaluation_is_measured_on_all_of_its_split(run_tool, tiny_overrides, tmp_path):

@@ -116,8 +116,7 @@ def test_one_two_and_three_ranks_count_each_test_image_once(run_tool, tiny_overr
     assert len({row["prediction"] for row in rows}) > 2  # or their order would be no matter
 
 
-@pytest.mark.launcher
-@pytest.mark.parametrize("ranks", [0, 2])
+@pytest.mark.parametrize("ranks", [0, pytest.param(2, marks=[pytest.mark.launcher, pytest.mark.slow])])
 def test_the_exit_status_is_the_verdict(run_tool, tiny_overrides, weights, ranks):
     for target, verdict, status in ((0.0, "PASS", 0), (0.99, "FAIL", 1)):
         done = run_tool(
@@ -139,6 +138,7 @@ def test_under_the_launcher_a_users_error_is_status_2_too(run_tool, tiny_overrid
     assert "give for example 64, 128, 192" in error_of(done)
 
 
+@pytest.mark.slow
 @pytest.mark.launcher
 def test_two_nodes_train_as_two_ranks_of_one_and_write_one_run_folder(run_tool, run_on_two_nodes, tiny_overrides, tmp_path):
     overrides = [*tiny_overrides, "train.steps=4", "train.warmup_steps=1"]
@@ -200,7 +200,7 @@ def full_run_folder(small_cifar, tmp_path):
         (["train.stps=3"], "unknown key train.stps; the nearest valid key is train.steps"),
         (["train.steps=many"], "train.steps: Value 'many'"),
         (["train.batch_size=100"], "train.batch_size 100 is no multiple"),
-        (["train.batch_size=8192"], "is more than the 862 training images"),
+        (["train.batch_size=8192"], "is more than the 862 training samples"),
         (["data.name=folder", "data.path=absent"], "data.path absent: an image folder needs"),
         (["data.name=cifar100", "data.path=absent.tar.gz"], "data.path absent.tar.gz does not exist"),
         (["model.weights=absent.npz"], "no weights at absent.npz, nor in"),

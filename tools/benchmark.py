@@ -3,7 +3,8 @@
 python tools/benchmark.py -c configs/vit_ti16_cifar100_rdrop.yaml --ranks 2
 python tools/benchmark.py -c configs/vit_ti16_cifar100_rdrop.yaml --ranks 2 --against torch --json speed.json
 python tools/benchmark.py -c configs/vit_ti16_cifar100_rdrop.yaml --ranks 2 --against rdrop.passes=1 rdrop.alpha=0
-python tools/benchmark.py -c configs/vit_ti16_cifar100_rdrop.yaml --ranks 2 --against torch --evaluation
+python tools/benchmark.py -c configs/vit_ti16_cifar100_rdrop.yaml --ranks 2 --against torch ranks=2 --evaluation
+python tools/benchmark.py -c configs/multi30k_deen_rdrop.yaml --ranks 2 --against torch ranks=2 --evaluation --weights FILE
 
 Training takes its updates from the config's real data; evaluation reads eval.split, all of it, and counts from the first batch.
 The two sides take turns on the same machine; keep it quiet. torch needs requirements-dev.txt.
@@ -25,9 +26,10 @@ def main():
     arguments.add_argument("--ranks", type=command_line.positive, default=1, help="Paddle processes; they share the cores")
     arguments.add_argument("--threads", type=command_line.positive, help="of each (default: its share of the cores)")
     arguments.add_argument(
-        "--against", nargs="+", metavar="WHAT", help="torch, or key=value ..., ranks=N, threads=N of the other side"
+        "--against", nargs="+", metavar="WHAT", help="torch, key=value, ranks=N, threads=N of the other side"
     )
     arguments.add_argument("--evaluation", action="store_true", help="measure evaluation instead of training")
+    arguments.add_argument("--weights", metavar="FILE", help="trained ones to evaluate: the time of a search depends on them")
     arguments.add_argument("--rounds", type=command_line.positive, default=5, help="measurements of each side (default 5)")
     arguments.add_argument("--repeats", type=command_line.positive, help="updates (6) or evaluations (1) in one measurement")
     arguments.add_argument("--torch-micro-batch", type=command_line.positive, help="default: the whole global batch")
@@ -36,7 +38,7 @@ def main():
     if options.json:
         command_line.check_writable("--json", options.json)
     # not imported, nor is Paddle: this process would share their memory with the side that is measured
-    if options.against == ["torch"] and importlib.util.find_spec("torch") is None:
+    if "torch" in (options.against or []) and importlib.util.find_spec("torch") is None:
         raise UserError("torch is not installed: pip install -r requirements-dev.txt")
 
     from benchmarks import speed
@@ -45,6 +47,7 @@ def main():
         config=options.config,
         overrides=tuple(options.override),
         evaluation=options.evaluation,
+        weights=options.weights,
         ranks=options.ranks,
         threads=options.threads,
         torch_micro_batch=options.torch_micro_batch,

@@ -5,8 +5,8 @@ python tools/export.py -c CONFIG --weights FILE --output FOLDER --onnx
 python examples/inference.py exported digit.png
 python tools/export.py -c configs/multi30k_deen_rdrop.yaml --weights FILE --output FOLDER --ctranslate2
 
-Image classifiers: to Paddle's inference format, and with --onnx to ONNX (pip install -r requirements-onnx.txt), with the
-same logits. Any number of images can be fed at once; FOLDER/description.json says how. Translators: to CTranslate2, the
+Classifiers of images or texts: to Paddle's inference format, and with --onnx to ONNX (pip install -r requirements-onnx.txt),
+with the same logits. Any number can be fed at once; FOLDER/description.json says how. Translators: to CTranslate2, the
 fastest engine for them on a CPU (pip install -r requirements-ctranslate2.txt), with the same translations of the sentences of
 eval.split. FOLDER must be new.
 
@@ -31,9 +31,14 @@ def main():
     arguments.add_argument("--ctranslate2", action="store_true", help="of a translator, for CTranslate2")
     options = arguments.parse_args()
     config = load_config(options.config, options.override)
+    if config.task == "language_modelling":
+        raise UserError(
+            "a language model is not exported: of a text at once it would give logits, and to continue one a token at a time "
+            "takes the state that tools/predict.py keeps"
+        )
     of_translation = config.task == "translation"
     if of_translation != options.ctranslate2 or (of_translation and options.onnx):
-        raise UserError("a translator is exported with --ctranslate2, and nothing else is: --onnx is for image classifiers")
+        raise UserError("a translator is exported with --ctranslate2, and nothing else is: --onnx is for classifiers")
 
     import paddle
 
@@ -60,11 +65,15 @@ def loaded(config, options):
 
 
 def export_classifier(config, options):
-    from rdrop_paddle.vision import export
+    from rdrop_paddle.training.export import check_request
 
-    export.check_request(options.output, options.onnx)
+    if config.task == "understanding":
+        from rdrop_paddle.text.understanding_export import export
+    else:
+        from rdrop_paddle.vision.export import export
+    check_request(options.output, options.onnx)
     task, report = loaded(config, options)
-    checks = export.export(task, options.output, report, onnx=options.onnx)
+    checks = export(task, options.output, report, onnx=options.onnx)
     print("\n".join(map(str, checks)))
     return all(check.passed for check in checks)
 

@@ -39,6 +39,9 @@ def parser():
         figures[name].add_argument(
             "--task", choices=tasks.TASKS, default=tasks.DEFAULT, help=f"of the runs (default: {tasks.DEFAULT})"
         )
+        figures[name].add_argument(
+            "-c", "--config", help="of the runs, where the leading score depends on the data, as GLUE's do"
+        )
     figures["alpha"].add_argument("--baseline", required=True, metavar="NAME", help="name of the baseline's runs")
     for name, figure in figures.items():
         figure.add_argument("-o", "--output", default=ROOT / "images" / f"{name}.png", help=f"default: images/{name}.png")
@@ -57,7 +60,8 @@ def main():
     elif options.figure == "method":
         figure = method_drawing.method_figure()
     else:
-        figure = of_runs(options, tasks.config_class(options.task).measure)
+        config = tasks.load_config(options.config, [] if options.config else [f"task={options.task}"])
+        figure = of_runs(options, config.measure)
     plots.save(figure, options.output)
     print(f"wrote {options.output}")
     return 0

@@ -1,4 +1,4 @@
-"""Use a model: name what is in images, translate text, or continue it.
+"""Use a model: name what is in images, translate text, continue it, or label it.
 
 python tools/predict.py -c configs/digits_quickstart.yaml --weights output/digits_quickstart/best.safetensors digit.png scans/
 python tools/predict.py -c CONFIG --weights FILE photos/ --top 3 --json -
@@ -6,15 +6,22 @@ python tools/predict.py -c CONFIG --weights FILE cat.jpg --passes 20 --attention
 echo "Ein Hund rennt." | python tools/predict.py -c configs/multi30k_deen_rdrop.yaml --weights FILE
 python tools/predict.py -c CONFIG --weights FILE text.de --json translations.jsonl
 echo "Prince Andrew" | python tools/predict.py -c configs/war_and_peace_rdrop.yaml --weights FILE -o decode.temperature=0.8
+printf "It rains.\tIt is wet.\n" | python tools/predict.py -c configs/minilm_rte_rdrop.yaml --weights FILE
+python tools/predict.py -c CONFIG --weights FILE reviews.csv --passes 20 --json -
 
 Images: the likeliest classes with their probabilities. With --passes N dropout stays on for N passes (Monte-Carlo dropout):
 probabilities are their mean, with their standard deviation; the disagreement is the mean symmetric KL divergence between two
 passes, which R-Drop trains to be small.
 
-Text: a translation for each line of the files, or of standard input; an empty line for an empty one. --json writes a line of
-JSON for each instead, with decode.beam translations at most and their scores. A language model continues each line to its end,
-by draws as the section decode says; decode.temperature=0 takes the likeliest token each time. --json tells prompt and
-continuation apart.
+Translation: one for each line of the files, or of standard input; an empty line for an empty one. --json writes a line of
+JSON for each instead, with decode.beam translations at most and their scores.
+
+Language modelling: each line goes on to its end, by draws as the section decode says; decode.temperature=0 takes the likeliest
+token each time. --json tells prompt and continuation apart.
+
+Understanding: for each line the likeliest class and its probability, or the number, with tabs between; an empty line for an
+empty one. A model of pairs takes two texts with a tab between. A .tsv, .csv or .jsonl is a table with the columns of the
+config; its label need not be there. --json and --passes as for images, a line of JSON for each.
 
 Exit status: 0; 1 when some image cannot be read, which is named and skipped; 2 for bad usage, config, weights or text.
 """
@@ -35,9 +42,9 @@ def main():
     arguments.add_argument("--weights", required=True, help="weight file or folder, or a bare name under RDROP_DATA")
     arguments.add_argument("--sha256", help="what the weight file's must be")
     arguments.add_argument("--ema", action="store_true", help="take the average of the weights that the file holds beside them")
-    arguments.add_argument("--top", type=command_line.positive, metavar="N", help="classes an image (default 5)")
+    arguments.add_argument("--top", type=command_line.positive, metavar="N", help="classes of each (default 5, in lines 1)")
     arguments.add_argument(
-        "--passes", type=command_line.positive, metavar="N", help="passes with dropout, 2 or more; of images"
+        "--passes", type=command_line.positive, metavar="N", help="passes with dropout, 2 or more; not of translators"
     )
     arguments.add_argument("--json", metavar="FILE", help="write the result there; - prints it, and nothing else")
     arguments.add_argument("--attention", metavar="PICTURE", help="draw what the model attends to in the first input")
@@ -117,7 +124,7 @@ def write_lines(rows, lines, options):
 
 def translate_lines(config, options):
     if options.top or options.passes:
-        raise UserError("--top and --passes are for images: of text decode.beam translations at most are in --json's lines")
+        raise UserError("--top and --passes are for classifiers: decode.beam translations at most are in --json's lines")
 
     from rdrop_paddle.console import Patience
     from rdrop_paddle.reporting import plots
@@ -141,6 +148,27 @@ def translate_lines(config, options):
     return 0
 
 
+def label_texts(config, options):
+    if options.attention:
+        raise UserError("--attention is for images and translators")
+
+    from rdrop_paddle.console import Patience
+    from rdrop_paddle.text import classify
+
+    texts, pairs = classify.read_inputs(options.inputs, config.data, sys.stdin.buffer.read)
+    task = loaded(config, options)
+    progress = Patience("labelling: text", len(texts)).done
+    found, names = classify.classify(task, texts, pairs, passes=options.passes, progress=progress), task.class_names()
+    if options.json:
+        given = [dict(text=text) for text in texts]
+        given = given if pairs is None else [one | dict(text_pair=second) for one, second in zip(given, pairs)]
+        rows = [classify.as_json(answer, names, options.top or 5, **one) for one, answer in zip(given, found)]
+        write_or_print("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), options.json)
+    if options.json != "-":
+        print("".join(f"{classify.line(answer, names, options.top or 1)}\n" for answer in found), end="", flush=True)
+    return 0
+
+
 def continue_lines(config, options):
     if options.top or options.passes or options.attention:
         raise UserError("--top, --passes and --attention are not for language models: see the section decode of the config")
@@ -155,7 +183,12 @@ def continue_lines(config, options):
     return 0
 
 
-OF_TASK = {"image_classification": name_images, "translation": translate_lines, "language_modelling": continue_lines}
+OF_TASK = {
+    "image_classification": name_images,
+    "translation": translate_lines,
+    "understanding": label_texts,
+    "language_modelling": continue_lines,
+}
 
 
 if __name__ == "__main__":

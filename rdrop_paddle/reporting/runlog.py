@@ -93,14 +93,16 @@ class RunLog:
                 self._patience.done(update)
 
     def training(self, update, **values):
-        """The figures of one update, global-batch means: loss, ce, kl, lr, grad_norm, throughput, costs in s, memory in GB."""
+        """The figures of one update, global-batch means: loss and its two terms, lr, grad_norm, throughput, costs in s, memory
+        in GB."""
         if not self._writes:
             return
         self._record(dict(step=update, **values))
         eta, unit = values["batch_cost"] * (self.config.train.steps - update), self.config.unit
+        first, second = self.config.terms
         self.message(
-            f"update {update}/{self.config.train.steps}  loss {values['loss']:.4f}  ce {values['ce']:.4f}  "
-            f"kl {values['kl']:.5f}  lr {values['lr']:.6f}  grad_norm {values['grad_norm']:.3f}  "
+            f"update {update}/{self.config.train.steps}  loss {values['loss']:.4f}  {first} {values[first]:.4f}  "
+            f"{second} {values[second]:.5f}  lr {values['lr']:.6f}  grad_norm {values['grad_norm']:.3f}  "
             f"reader_cost {values['reader_cost']:.3f} s  batch_cost {values['batch_cost']:.3f} s  "
             f"{values[f'{unit}_per_second']:.1f} {unit}/s  peak_memory {values['peak_memory']:.2f} GB  "
             f"eta {tqdm.format_interval(eta)}"

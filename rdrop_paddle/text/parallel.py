@@ -1,5 +1,6 @@
 """Parallel text: reading the files of two languages, and what is left out of them, said."""
 
+import codecs
 import gzip
 import hashlib
 import zlib
@@ -75,7 +76,7 @@ def _paths(folder, names, languages):
 
 
 def read_lines(path):
-    """The lines of a text file, plain or .gz; see `lines_of`.
+    """The lines of a text file, plain or .gz, without space around them; see `text_of`.
 
     Raises:
         UserError: also where it cannot be read.
@@ -89,7 +90,18 @@ def read_lines(path):
 
 
 def lines_of(content, path):
-    """The lines of UTF-8 text without the end of line of any system; not str.splitlines(), which splits at characters of text.
+    """The lines of UTF-8 text, without space around them; errors as of `text_of`."""
+    return [line.strip() for line in split_lines(text_of(content, path))]
+
+
+def split_lines(text):
+    """Lines without the end of line of any system; not str.splitlines(), which splits at characters of text."""
+    lines = text.replace("\r\n", "\n").split("\n")
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def text_of(content, path):
+    """UTF-8 text.
 
     Raises:
         UserError: it is not UTF-8, holds a NUL, or nothing; the message names `path`.
@@ -97,17 +109,16 @@ def lines_of(content, path):
     try:
         text = content.decode().removeprefix("\ufeff")  # the codec utf-8-sig gives wrong places of what it cannot read
     except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {line}: not UTF-8; convert it, for example with iconv -f latin1 -t utf-8") from None
+        line, byte = content[: error.start].count(b"\n") + 1, content[error.start]
+        encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "latin1"
+        convert = f"convert it, for example with iconv -f {encoding} -t utf-8"
+        raise UserError(f"{path}, line {line}: not UTF-8 (byte 0x{byte:02x}); {convert}") from None
     if "\0" in text:
         line = text.partition("\0")[0].count("\n") + 1
         raise UserError(f"{path}, line {line}: a NUL, which no text has; is it UTF-16?")
-    lines = text.replace("\r\n", "\n").split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    if not lines:
+    if not text:
         raise UserError(f"{path} is empty")
-    return [line.strip() for line in lines]
+    return text
 
 
 def _without_odd_ones(pairs, source):

@@ -1,9 +1,11 @@
-"""R-Drop's loss as a config asks for it: of logits, or of hidden states before a projection to a large vocabulary."""
+"""R-Drop's loss as a config asks for it: of logits, of hidden states before a projection to a large vocabulary, or of
+numbers."""
 
 import paddle
+import paddle.nn.functional as F
 
 from ..fused_linear_loss import FusedLinearRDropLoss, fused_linear_cross_entropy
-from ..loss import RDropLoss, cross_entropy
+from ..loss import RDropLoss, RDropRegressionLoss, cross_entropy
 
 
 class Criterion:
@@ -53,3 +55,25 @@ class FusedLinearCriterion:
             return (*self.of_two.terms(*hidden.chunk(2), weight, labels, pad_mask), positions)
         ce = fused_linear_cross_entropy(hidden, weight, labels, pad_mask, label_smoothing=self.label_smoothing)
         return ce, ce, paddle.zeros_like(ce), positions
+
+
+class RegressionCriterion:
+    """Criterion for numbers: squared errors in the place of the cross entropy, and of the KL squared differences."""
+
+    def __init__(self, config):
+        self.passes = config.rdrop.passes
+        self.loss = RDropRegressionLoss(config.rdrop.alpha)
+
+    def __call__(self, outputs, labels):
+        """(loss, mean squared error, mean squared difference, positions) as Criterion gives them.
+
+        Args:
+            outputs: [passes * N, 1], the first pass first.
+            labels: of one pass, [N], numbers.
+        """
+        with paddle.amp.auto_cast(enable=False):
+            positions = paddle.full([], labels.size, "float32")
+            if self.passes > 1:
+                return (*self.loss.terms(*outputs.chunk(2), labels), positions)
+            error = F.mse_loss(outputs.astype("float32").squeeze(-1), labels)
+            return error, error, paddle.zeros_like(error), positions

@@ -10,7 +10,7 @@ A task is one object, that of vision/task.py for instance, with
 - `for_evaluation(split, selecting)`: a context that gives what `evaluate` takes as the model; when it is only for selecting
   the best weights, as little of the score will do as the config's `selection` needs
 - `evaluate(model, batch)` -> a tensor [len(count_names)], which is summed over batches and ranks; integers where the measure
-  allows, so that any number of ranks prints the same digits
+  allows, so that any number of ranks prints the same digits; what is counted may depend on the split, see `for_evaluation`
 - `score(counts)` -> {name: number} with the `measure` of its Config first, or its `selection` when selecting, and
   `in_words(score)`, its closing line
 - `data_state(updates)`: JSON values that a checkpoint knows its data by
@@ -100,9 +100,10 @@ def evaluate(task, split, amp=None, interruption=None, *, selecting=False):
     """
     was_training = task.model.training
     task.model.eval()
-    counts, interrupted = paddle.zeros([len(task.count_names)], "float64"), False  # which holds integers up to 2^53
+    interrupted = False
     settings = amp or {"enable": False}
     with paddle.no_grad(), paddle.amp.auto_cast(**settings), task.for_evaluation(split, selecting) as model:
+        counts = paddle.zeros([len(task.count_names)], "float64")  # which holds integers up to 2^53
         for batch in task.batches(split):
             interrupted = interruption is not None and interruption.requested()
             if interrupted:

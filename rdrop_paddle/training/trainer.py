@@ -18,7 +18,8 @@ from .ema import WeightAverage
 from .optimizers import OptimizerState, build_optimizer
 from .schedule import Schedule, learning_rate
 from .sharding import Shards
-from .update_figures import Pending, describe_failure, fetch_all, is_finite, move_if_finite
+from .tables import Tables
+from .update_figures import TERMS, Pending, describe_failure, fetch_all, is_finite, move_if_finite
 
 
 def can_recompute():
@@ -56,6 +57,7 @@ class Trainer:
         self.batches = iter(task.batches("train"))
         ranks.wait_for_all()  # reading the data may take one of them longer
         self.data_parallel = self.ranks > 1 and self.shards.stage < 2  # it averages over the ranks; Shards adds up
+        self.tables = Tables(task.model) if self.data_parallel else None
         self.model = paddle.DataParallel(task.model) if self.data_parallel else task.model
         self.shards.exchange()
         self.average = WeightAverage(task.model, train_config.ema_decay)
@@ -112,7 +114,8 @@ class Trainer:
         return dict(self.task.model.named_parameters()) | self.optimizer_state.tensors() | averages
 
     def fetch(self, run_folder):
-        """The FIGURES of the last update as {name: float}, and with skip_nonfinite how many were skipped so far.
+        """The FIGURES of the last update as {name: float}, and with skip_nonfinite how many were skipped so far. The terms of
+        the loss have their names by the config.
 
         One transfer for all updates since the last call; "positions" is the number in all of these.
 
@@ -127,6 +130,8 @@ class Trainer:
                 if self.skipped > allowed:
                     raise FloatingPointError(describe_failure(done, means, checkpoint.latest(run_folder)))
         self.pending.clear()
+        names = dict(zip(TERMS, self.config.terms))
+        means = {names.get(name, name): value for name, value in means.items()}
         return means | dict(positions=positions) | ({"skipped": self.skipped} if allowed else {})
 
     def backward(self, micro_batches, update):
@@ -148,6 +153,8 @@ class Trainer:
                 totals += self._accumulate(batch)
             ranks.progress.signs += 1
         totals = ranks.sum_over_all(totals)
+        if self.data_parallel:
+            self.tables.average()
         grad_norm = self._scale_gradients((self.ranks if self.data_parallel else 1) / totals[3])
         return paddle.concat([totals[:3] / totals[3], grad_norm.reshape([1]), totals[3:]])
 

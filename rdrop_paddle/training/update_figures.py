@@ -10,7 +10,8 @@ import numpy as np
 import paddle
 
 # of an update: means over the positions of the global batch, the gradient's norm before clipping, and how many positions
-FIGURES = ("loss", "ce", "kl", "grad_norm", "positions")
+TERMS = ("ce", "kl")
+FIGURES = ("loss", *TERMS, "grad_norm", "positions")
 WATCHED = ("loss", "grad_norm")  # an update is worth nothing unless these are finite
 
 

@@ -198,44 +198,6 @@ def dataset(images, image_size, augmentation):
     return FileDataset(images, augmentation, image_size) if images.are_files else ArrayDataset(images, augmentation)
 
 
-def epoch_order(count, seed, epoch):
-    """The permutation of 0..count-1 in which an epoch reads its images."""
-    return np.random.default_rng([seed, epoch]).permutation(count)
-
-
-def training_order(count, seed, *, batch_size, micro_batch_size, rank, ranks, first_update):
-    """Endless micro-batches (epoch, indices int64 [micro_batch_size]) for one rank, from update `first_update` (1, 2, ...) on.
-
-    Each epoch is one permutation, drawn from (seed, epoch) and cut into global batches, an incomplete last one dropped;
-    a global batch holds the same images whatever the number of ranks and the micro-batch size.
-    """
-    updates = count // batch_size
-    if updates == 0:
-        raise UserError(f"train.batch_size {batch_size} is more than the {count} training images: lower it")
-
-    def micro_batches():
-        update = first_update - 1
-        while True:
-            epoch, position = divmod(update, updates)
-            order = epoch_order(count, seed, epoch)
-            for start in range(position * batch_size, updates * batch_size, batch_size):
-                batch = order[start : start + batch_size]
-                for chunk in batch.reshape(-1, ranks, micro_batch_size)[:, rank]:
-                    yield epoch, chunk
-                update += 1
-
-    return micro_batches()
-
-
-def evaluation_order(count, *, batch_size, rank, ranks):
-    """This rank's batches (epoch 0, indices int64 [N]), in which all ranks together hold each image exactly once.
-
-    The batches themselves do not depend on the number of ranks, so neither does the result of any image.
-    """
-    starts = range(rank * batch_size, count, ranks * batch_size)
-    return [(0, np.arange(start, min(start + batch_size, count))) for start in starts]
-
-
 def reader(dataset, order, workers):
     """What `dataset` reads for each (epoch, indices) in `order`.
 

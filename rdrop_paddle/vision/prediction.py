@@ -10,7 +10,7 @@ import paddle.nn.functional as F
 
 from ..console import say
 from ..errors import UserError
-from ..loss import compute_kl_loss
+from ..training.dropout_passes import check_passes, disagreement, dropout_logits
 from ..training.inference import for_evaluation
 from . import data, image_files, pixels
 from .augmentation import Augmentation
@@ -62,7 +62,7 @@ def predict(task, paths, passes=None):
         UserError: fewer than two passes, or a model without dropout.
     """
     if passes is not None:
-        _check_passes(task.config.model, passes)
+        check_passes(passes, drops=task.config.model.drop_rate > 0 or task.config.model.proj_drop_rate > 0)
     task.model.eval()
     with for_evaluation(task.model, len(paths) if passes is None else 0) as model:
         for start in range(0, len(paths), task.config.eval.batch_size):
@@ -87,25 +87,6 @@ def model_input(task, path):
     images = data.Images(image, rows=first, labels=first, class_names=[])
     batch = data.dataset(images, task.config.model.image_size, Augmentation()).read(epoch=0, indices=first)
     return task.model_input(list(map(pixels.upload, batch)))
-
-
-def dropout_logits(model, image, passes, *, seed, batch_size):
-    """Logits [passes, classes] of one image [1, 3, S, S] with dropout, at most `batch_size` passes at a time."""
-    paddle.seed(seed)
-    model.train()
-    with paddle.no_grad():
-        shares = [min(batch_size, passes - done) for done in range(0, passes, batch_size)]
-        logits = paddle.concat([model(image, passes=share) for share in shares])
-    model.eval()
-    return logits
-
-
-def disagreement(logits):
-    """R-Drop's quantity: the symmetric KL divergence between two passes, the mean over all pairs of rows of `logits`."""
-    passes = len(logits)
-    # rolled by 1, 2, ..., each pass meets each other one; all pairs at once would take passes times the memory
-    shifts = [compute_kl_loss(logits, logits.roll(shift, axis=0), reduction="batchmean") for shift in range(1, passes)]
-    return (sum(shifts) / (passes - 1)).item()
 
 
 def top(prediction, count):
@@ -159,13 +140,6 @@ def _answers(model, images):
 
 def _dropout_answer(task, image, passes):
     config = task.config
-    logits = dropout_logits(task.model, image, passes, seed=config.train.seed, batch_size=config.eval.batch_size)
+    logits = dropout_logits(task.model, [image], passes, seed=config.train.seed, batch_size=config.eval.batch_size)
     probabilities = F.softmax(logits, axis=-1).numpy()
     return probabilities.mean(axis=0), probabilities.std(axis=0, ddof=1), disagreement(logits)
-
-
-def _check_passes(config, passes):
-    if passes < 2:
-        raise UserError(f"{passes} pass with dropout has no spread: give 2 or more")
-    if config.drop_rate == config.proj_drop_rate == 0:
-        raise UserError("model.drop_rate is 0, so that passes would not differ: set for example model.drop_rate=0.1")

@@ -8,6 +8,7 @@ from ..config import accumulation, data_root
 from ..console import reported, say
 from ..errors import UserError
 from ..layers import attention_backend
+from ..training import sample_order
 from ..training.criterion import Criterion
 from ..training.inference import for_evaluation
 from ..weights.loading import find_weights
@@ -128,9 +129,9 @@ class ImageClassification:
         shares = dict(rank=self.rank, ranks=self.ranks)
         if split == "train":
             sizes = dict(batch_size=config.train.batch_size, micro_batch_size=config.train.micro_batch_size)
-            order = data.training_order(count, config.train.seed, first_update=first_update, **sizes, **shares)
+            order = sample_order.training_order(count, config.train.seed, first_update=first_update, **sizes, **shares)
         else:
-            order = data.evaluation_order(count, batch_size=config.eval.batch_size, **shares)
+            order = sample_order.evaluation_order(count, batch_size=config.eval.batch_size, **shares)
         read = data.reader(self._dataset(split), order, config.data.workers)
         if split != "train":
             read = reported(read, f"evaluating {split}: batch", len(order))
@@ -162,7 +163,7 @@ class ImageClassification:
 
         They fill the largest square grid of at most EXAMPLES; a small data set has few.
         """
-        order = data.epoch_order(self.size("train"), self.config.train.seed, epoch=0)
+        order = sample_order.epoch_order(self.size("train"), self.config.train.seed, epoch=0)
         batch = self._dataset("train").read(0, order[:EXAMPLES])
         seen = self.model_input(list(map(pixels.upload, batch)))
         images = pixels.as_picture(seen, self.config.model.mean, self.config.model.std)  # [N, S, S, 3]

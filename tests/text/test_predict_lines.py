@@ -72,13 +72,16 @@ def test_the_attention_is_the_decoders_and_drawn(predict, tmp_path):
     np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-5)
     shorter = attention_map(model, source, [*target[:-2], END])  # nothing later is looked at
     np.testing.assert_allclose(shares[: len(shorter) - 1], shorter[:-1], atol=1e-5)
+    other = attention_map(model, source, [*target[:-2], target[-2] - 1, END])  # a token's row is of what leads to it
+    np.testing.assert_allclose(shares[:-1], other[:-1], atol=1e-5)
+    assert not np.allclose(shares[-1], other[-1], atol=1e-5)
 
 
 @pytest.mark.parametrize(
     "arguments, given, message",
     [
-        (["--top", "3"], b"Hund", "--top and --passes are for images"),
-        (["--attention", "map.txt"], b"Hund", "map.txt: a figure's name ends in .png"),
+        (["--top", "3"], b"Hund", "--top and --passes are for classifiers"),
+        (["--attention", "map.txt"], b"", "map.txt: a figure's name ends in .png"),
         (["absent.txt"], None, "cannot read absent.txt: No such file"),
         ([], b"Hund\nren\xe4t\n", "standard input, line 2: not UTF-8"),
         ([], b"", "standard input is empty"),

@@ -17,6 +17,7 @@ from PIL import Image
 
 from rdrop_paddle import UserError, load_weights
 from rdrop_paddle.durability.checkpoint import model_arrays, save_weights
+from rdrop_paddle.training import export as exporting
 from rdrop_paddle.training import inference
 from rdrop_paddle.vision import export, prediction
 from rdrop_paddle.vision.pixels import normalise
@@ -50,7 +51,7 @@ def main(main_of, tiny_overrides, weights, tmp_path, monkeypatch):
 
 
 def predictor_of(folder):
-    description = json.loads((folder / export.DESCRIPTION).read_text())
+    description = json.loads((folder / exporting.DESCRIPTION).read_text())
     return inference.load(str(folder / description["program"]), str(folder / description["parameters"]))
 
 
@@ -58,7 +59,7 @@ def test_an_exported_model_gives_the_models_logits_at_any_batch_size_without_dro
     task, report = task
     checks = export.export(task, tmp_path / "exported", report)
     assert [(check.runtime, check.batch, check.passed) for check in checks] == [
-        ("paddle.inference", batch, True) for batch in export.BATCHES
+        ("paddle.inference", batch, True) for batch in exporting.BATCHES
     ]
     predictor = predictor_of(tmp_path / "exported")
     for count in (3, 7, 1):
@@ -73,12 +74,12 @@ def test_the_description_says_what_the_files_are(task, weights, tmp_path):
     task, report = task
     export.export(task, tmp_path / "exported", report)
     files = {path.name: path.read_bytes() for path in (tmp_path / "exported").iterdir()}
-    description = json.loads(files.pop(export.DESCRIPTION))
+    description = json.loads(files.pop(exporting.DESCRIPTION))
     assert {description["program"], description["parameters"]} == set(files)
     assert description["sha256"] == {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     assert description["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert description["class_names"] == list("0123456789") and description["image_size"] == 8
-    assert [check["batch"] for check in description["checks"]] == list(export.BATCHES)
+    assert [check["batch"] for check in description["checks"]] == list(exporting.BATCHES)
     grey = paddle.full([1, 1, 1, 3], 51, "uint8")
     described = (51 / 255 - description["mean"][0]) / description["std"][0]
     np.testing.assert_allclose(normalise(grey).numpy().ravel(), described, atol=1e-6)
@@ -87,7 +88,7 @@ def test_the_description_says_what_the_files_are(task, weights, tmp_path):
 def test_the_description_has_the_configs_normalisation(tiny_config, weights, tmp_path):
     task = ImageClassification(tiny_config("model.mean=[0.4,0.5,0.6]", "model.std=[0.1,0.2,0.3]"))
     export.export(task, tmp_path / "exported", task.load_weights(weights))
-    description = json.loads((tmp_path / "exported" / export.DESCRIPTION).read_text())
+    description = json.loads((tmp_path / "exported" / exporting.DESCRIPTION).read_text())
     assert (description["mean"], description["std"]) == ([0.4, 0.5, 0.6], [0.1, 0.2, 0.3])
 
 
@@ -109,7 +110,7 @@ def test_requests_that_cannot_end_well_are_refused(main, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write .*: Not a directory"):
         main("--output", tmp_path / "file" / "exported")
-    monkeypatch.setattr(export.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(exporting.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(UserError, match="cannot write .*new: No space left on device for 1 MB; free some space"):
         main("--output", tmp_path / "new")
     assert not list(tmp_path.glob("new*"))
@@ -120,7 +121,7 @@ def test_requests_that_cannot_end_well_are_refused(main, tmp_path, monkeypatch):
 
 def test_onnx_without_its_packages_names_the_command(main, tmp_path, monkeypatch):
     monkeypatch.setattr(paddle, "__version__", "3.3.1")
-    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(exporting.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="--onnx needs paddle2onnx: pip install -r requirements-onnx.txt"):
         main("--output", tmp_path / "new", "--onnx")
 
@@ -131,9 +132,9 @@ def test_onnx_gives_the_same_logits(main, tmp_path, capsys):
     pytest.importorskip("paddle2onnx", reason="paddle2onnx is not installed: requirements-onnx.txt")
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: requirements-onnx.txt")
     assert main("--output", tmp_path / "exported", "--onnx") == 0
-    assert len(re.findall(r"^onnxruntime +batch .* PASS$", capsys.readouterr().out, re.MULTILINE)) == len(export.BATCHES)
+    assert len(re.findall(r"^onnxruntime +batch .* PASS$", capsys.readouterr().out, re.MULTILINE)) == len(exporting.BATCHES)
     images = np.random.default_rng(9).uniform(-1, 1, [3, 3, 8, 8]).astype("float32")
-    session = runtime.InferenceSession(str(tmp_path / "exported" / export.ONNX))
+    session = runtime.InferenceSession(str(tmp_path / "exported" / exporting.ONNX))
     (by_onnx,) = session.run(None, {"images": images})
     by_paddle = inference.run(predictor_of(tmp_path / "exported"), paddle.to_tensor(images))
     notes = session.get_modelmeta().custom_metadata_map
@@ -150,7 +151,7 @@ def test_onnx_runtimes_quantization_finds_the_weights(main, tmp_path, capfd):
     quantization = pytest.importorskip("onnxruntime.quantization", reason="onnxruntime is not installed: requirements-onnx.txt")
     assert main("--output", tmp_path / "exported", "--onnx") == 0
     assert "W:onnxruntime" not in capfd.readouterr().err  # as a warning begins
-    path, quantized = tmp_path / "exported" / export.ONNX, tmp_path / "int8.onnx"
+    path, quantized = tmp_path / "exported" / exporting.ONNX, tmp_path / "int8.onnx"
     graph = onnx.load(path).graph
     assert [result.name for result in graph.output] == ["logits"]
     assert {tensor.name for tensor in graph.initializer} <= {name for node in graph.node for name in node.input}
@@ -181,7 +182,7 @@ def test_a_gpu_builds_export_has_the_linear_operators_that_paddle2onnx_knows(tas
 def test_a_conversion_to_onnx_that_aborts_is_one_line_and_leaves_no_folder(main, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: requirements-onnx.txt")
     monkeypatch.setattr(paddle, "__version__", "3.3.1")
-    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(exporting.importlib.util, "find_spec", lambda name: True)
     monkeypatch.setattr(export, "CONVERSION", "import os, sys; print('unsupported', file=sys.stderr, flush=True); os.abort()")
     with pytest.raises(UserError, match="^--onnx: paddle2onnx ended with status -6: unsupported$"):
         main("--output", tmp_path / "exported", "--onnx")

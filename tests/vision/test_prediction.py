@@ -126,7 +126,7 @@ def test_dropout_passes_give_mean_spread_and_disagreement(task, tmp_path):
     (path,) = save_all(random_images(1), tmp_path / "images")
     (answer,) = prediction.predict(task, [path], passes=11)
     image = prediction.model_input(task, path)
-    logits = prediction.dropout_logits(task.model, image, 11, seed=task.config.train.seed, batch_size=8)
+    logits = prediction.dropout_logits(task.model, [image], 11, seed=task.config.train.seed, batch_size=8)
     assert logits.shape == [11, 10] and not task.model.training
     probabilities = F.softmax(logits).numpy()
     assert len(np.unique(probabilities[:, 0])) == 11  # each pass has masks of its own
