@@ -44,6 +44,26 @@ def vit_ti16_cifar100_rdrop(pretrained=True):
     return model
 
 
+def language_model(run, weights="best.safetensors"):
+    """A language model that `tools/train.py` has trained, with `model.continue_text(texts)`: each text with what it adds.
+
+    Args:
+        run: its run folder, or another with config.yaml and the weights; `pip install tokenizers sacremoses sacrebleu` first.
+        weights: their name in that folder.
+
+    Raises:
+        rdrop_paddle.UserError: the config or the weights are not there, damaged, or do not belong together.
+    """
+    from rdrop_paddle import tasks
+
+    task = tasks.build_task(rdrop_paddle.load_config(pathlib.Path(run) / "config.yaml"))
+    task.load_weights(pathlib.Path(run) / weights)
+    model = task.model
+    model.eval()
+    model.continue_text = lambda texts: [found.prompt + found.continuation for found in task.continue_text(texts)]
+    return model
+
+
 def translator(run, weights="best.safetensors"):
     """A Transformer that `tools/train.py` has trained, with `model.translate(lines)`: a list of texts, one for each.
 

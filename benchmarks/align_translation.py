@@ -52,7 +52,7 @@ class TranslationAlignment(Comparison):
         else:
             self.inputs = "random tiny Transformer, made sentences"
             self.texts = tempfile.TemporaryDirectory()  # it goes with this object
-            _write_made_texts(self.texts.name)
+            write_made_texts(self.texts.name, ["de", "en"])
             self.settings += [
                 "data.name=folder",
                 f"data.path={self.texts.name}",
@@ -165,11 +165,11 @@ def _put_masks(model, masks):
                     setattr(layer, name, masks.layer(next(site)))
 
 
-def _write_made_texts(folder):
-    """Files of pairs of made sentences, 3 to 12 words each."""
+def write_made_texts(folder, endings):
+    """Files train, val and test of made sentences, 3 to 12 words each, with each of the `endings`."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 400), ("val", 20), ("test", 20)):
-        for language in ("de", "en"):
+        for ending in endings:
             words = [rng.integers(0, 60, rng.integers(3, 13)) for _ in range(count)]
-            lines = [" ".join(f"{language}{number}" for number in sentence) for sentence in words]
-            (Path(folder) / f"{split}.{language}").write_text("".join(f"{line}\n" for line in lines))
+            lines = [" ".join(f"{ending}{number}" for number in sentence) for sentence in words]
+            (Path(folder) / f"{split}.{ending}").write_text("".join(f"{line}\n" for line in lines))

@@ -53,6 +53,16 @@ def wait_for_all():
         time.sleep(0.01)
 
 
+def first_before_others(read):
+    """read() on every rank, on rank 0 before the others: it may have to download or to write what they find."""
+    if rank() > 0:
+        wait_for_all()
+    found = read()
+    if rank() == 0:
+        wait_for_all()
+    return found
+
+
 def tally(key, number=0):
     """Add to a count that the ranks share through the TCP store, and return it; waits for no other rank. Main thread only."""
     from paddle.base import core

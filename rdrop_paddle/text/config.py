@@ -7,6 +7,15 @@ from ..config import Config, EvalConfig, Measure, one_of, within
 from ..errors import UserError
 
 
+def check_micro_batches(train):
+    """Raises a UserError where they would be of so many samples, and not of so many tokens as data.max_tokens says."""
+    if train.accumulation is None:
+        raise UserError("train.accumulation is null: give the number of micro-batches in an update")
+    for key in ("batch_size", "micro_batch_size"):
+        if getattr(train, key) is not None:
+            raise UserError(f"train.{key} counts sentences: leave it null, and set data.max_tokens and train.accumulation")
+
+
 @dataclass
 class TransformerConfig:
     name: str
@@ -78,11 +87,7 @@ class TranslationConfig(Config):
 
     def check(self):
         super().check()
-        if self.train.accumulation is None:
-            raise UserError("train.accumulation is null: give the number of micro-batches in an update")
-        for key in ("batch_size", "micro_batch_size"):
-            if getattr(self.train, key) is not None:
-                raise UserError(f"train.{key} counts sentences: leave it null, and set data.max_tokens and train.accumulation")
+        check_micro_batches(self.train)
         if self.data.source == self.data.target:
             raise UserError(f"data.source and data.target are both {self.data.source}: give two languages")
         if self.model.tying == "all" and self.data.vocabulary == "separate":

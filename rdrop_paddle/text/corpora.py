@@ -81,8 +81,8 @@ def _check_languages(config, there):
             raise UserError(f"data.{key} is {getattr(config, key)} but {config.name} has {' and '.join(there)}")
 
 
-def _fetched(url, name, folder):
-    """The file at `url`, downloaded into `folder` as `name` unless it lies there."""
+def fetched(url, name, folder, advice=""):
+    """The file at `url`, downloaded into `folder` as `name` unless it lies there; `advice` is for those who cannot."""
     if (folder / name).exists():
         return folder / name
     say(f"downloading {url} to {folder}")
@@ -91,11 +91,11 @@ def _fetched(url, name, folder):
         return Path(pooch.retrieve(url, None, name, folder, downloader=pooch.HTTPDownloader(progressbar=True)))
     except (OSError, ValueError) as error:  # requests' errors are OSErrors
         reason = str(error).split("\n")[0]
-        raise UserError(f"could not download {url} ({reason}): put {name} at {folder / name}") from None
+        raise UserError(f"could not download {url} ({reason}): {advice or f'put {name} at {folder / name}'}") from None
 
 
 def _download_multi30k(folder, name):
-    packed = _fetched(f"{MULTI30K}/{name}.gz", f"{name}.gz", folder)
+    packed = fetched(f"{MULTI30K}/{name}.gz", f"{name}.gz", folder)
     try:
         content = gzip.decompress(packed.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
@@ -116,7 +116,7 @@ def _prepare_iwslt14(folder):
     """
     if folder.exists():
         raise UserError(f"{folder} is not as it was prepared ({files.fault(folder)}): remove it to have it prepared again")
-    archive = _fetched(IWSLT14, "de-en.tgz", folder.parent)
+    archive = fetched(IWSLT14, "de-en.tgz", folder.parent)
     say(f"preparing {archive}: some minutes, once")
     languages = ("de", "en")
     train = [f"train.tags.de-en.{language}" for language in languages]

@@ -4,9 +4,9 @@ import paddle
 
 
 class LayerCache:
-    """Keys and values of one decoder layer: of the source [N, H, S, d] each, and of the tokens so far [R, H, t, d] each."""
+    """Keys and values of one layer: of the source [N, H, S, d] each, or None, and of the tokens so far [R, H, t, d] each."""
 
-    def __init__(self, source):
+    def __init__(self, source=None):
         self.source = source
         self.own = None
 
@@ -18,9 +18,12 @@ class LayerCache:
 
 
 class DecodingCache:
-    """The cache of a Transformer: R rows of tokens, equally many for each of N sources, those of a source side by side."""
+    """The cache of a model: R rows of tokens, equally many for each of N sources, those of a source side by side.
 
-    def __init__(self, sources, source_bias):
+    `sources` has what a LayerCache holds of them for each layer, of a language model so many None.
+    """
+
+    def __init__(self, sources, source_bias=None):
         self.layers = [LayerCache(source) for source in sources]
         self.source_bias = source_bias  # [N, 1, 1, S]
         self.length = 0  # of each row, in tokens

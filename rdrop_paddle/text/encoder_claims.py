@@ -1,11 +1,7 @@
 """What is told beside a BERT's tensors, by its config.json or this project's header, held against an encoder."""
 
-import math
+from . import claims
 
-from ..errors import UserError
-from ..weights import belongings
-
-MODEL = "model"  # what belongs to weights, by its name
 IN_CONFIG = {  # the key of the section `model`: its name in the config.json of transformers and of PaddleNLP
     "layers": "num_hidden_layers",
     "embed_dim": "hidden_size",
@@ -22,6 +18,13 @@ ONLY = {  # what the encoders here can be, by its name there
     "pool_act": ("tanh",),
     "is_decoder": (False,),
 }
+
+
+def _settings(config):
+    return {key: config.get(name) for key, name in IN_CONFIG.items()}
+
+
+BERT = claims.Foreign("the encoders here", ONLY, _settings)
 
 
 def settings_of(model):
@@ -48,35 +51,4 @@ def check(path, model, *, any_pooling=False):
     Raises:
         UserError: something differs; the message names the settings to give, or what the encoders here have not.
     """
-    differences, advice, here = [], [], settings_of(model)
-    for told, source in _told(path):
-        for key, value in here.items():
-            if told.get(key) is None or (any_pooling and key == "pooling"):
-                continue
-            if not _is_same(told[key], value):
-                differences.append(f"model.{key} is {value} here and {told[key]} in {source}")
-                advice.append(f"model.{key}={told[key]}")
-    if differences:
-        raise UserError(
-            f"{path} is of a model with other settings: {'; '.join(differences)}. Give {' '.join(advice)}, or move away what "
-            "lies beside it and belongs to other weights"
-        )
-
-
-def _told(path):
-    """[({key of the section `model`: value}, source)] of all that tells something of the weights."""
-    told, found = [], belongings.find(path, MODEL)
-    if found and isinstance(found.value, dict):
-        told.append(found)
-    found = belongings.read_beside(path, "config.json")
-    if found and isinstance(found.value, dict):
-        for name, known in ONLY.items():
-            if (value := found.value.get(name)) is not None and value not in known:
-                raise UserError(f"{path}: {name} is {value} in {found.source}, and the encoders here have {known[0]} alone")
-        told.append(({key: found.value.get(name) for key, name in IN_CONFIG.items()}, found.source))
-    return told
-
-
-def _is_same(told, here):
-    numbers = all(isinstance(value, (int, float)) for value in (told, here))
-    return math.isclose(told, here, rel_tol=1e-6) if numbers else told == here
+    claims.check(path, settings_of(model), BERT, apart_from=("pooling",) if any_pooling else ())

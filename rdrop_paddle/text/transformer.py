@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..layers import Dropout, LayerNorm
 from .attention import keep_bias
 from .decoding_cache import DecodingCache
-from .transformer_layers import ACTIVATIONS, NORMS, DecoderLayer, EncoderLayer, through_layers
+from .transformer_layers import ACTIVATIONS, NORMS, DecoderLayer, EncoderLayer, check_choices, through_layers
 
 POSITIONS = ("sinusoidal", "learned")
 TYING = ("all", "decoder", "none")
@@ -28,7 +28,7 @@ class Transformer(nn.Layer):
         source_vocabulary, target_vocabulary: how many tokens each side has.
         padding: the index of the token that fills up the shorter sentences of a batch, on both sides.
         norm: "post", after each residual connection, or "pre", before each part, with one more at the end of each side.
-        activation: "relu" or "gelu", the exact one.
+        activation: "relu", "gelu", the exact one, or "gelu_tanh", its approximation.
         positions: "sinusoidal" or "learned".
         tying: "all", one table for both sides' embeddings and the output; "decoder", one for the target's and the output;
             "none".
@@ -61,16 +61,8 @@ class Transformer(nn.Layer):
         max_length=1024,
     ):
         super().__init__()
-        for name, value, known in (
-            ("norm", norm, NORMS),
-            ("activation", activation, ACTIVATIONS),
-            ("positions", positions, POSITIONS),
-            ("tying", tying, TYING),
-        ):
-            if value not in known:
-                raise UserError(f"{name} is {value!r}: give one of {', '.join(known)}")
-        if embed_dim % num_heads:
-            raise UserError(f"embed_dim {embed_dim} is no multiple of num_heads {num_heads}")
+        choices = dict(activation=(activation, ACTIVATIONS), positions=(positions, POSITIONS), tying=(tying, TYING))
+        check_choices(embed_dim, num_heads, norm=(norm, NORMS), **choices)
         if tying == "all" and source_vocabulary != target_vocabulary:
             raise UserError(f"tying is all, but the source has {source_vocabulary} tokens and the target {target_vocabulary}")
         self.padding, self.max_length = padding, max_length
@@ -88,9 +80,9 @@ class Transformer(nn.Layer):
         of_stack = (embed_dim, norm, positions, padding, max_length, drop_rate)
         self.encoder = Stack([EncoderLayer(**of_layer) for _ in range(encoder_layers)], *of_stack)
         self.decoder = Stack([DecoderLayer(**of_layer) for _ in range(decoder_layers)], *of_stack)
-        self.source_embedding = _embedding(source_vocabulary, embed_dim, padding)
-        self.target_embedding = None if tying == "all" else _embedding(target_vocabulary, embed_dim, padding)
-        self.output = _embedding(target_vocabulary, embed_dim) if tying == "none" else None
+        self.source_embedding = embedding(source_vocabulary, embed_dim, padding)
+        self.target_embedding = None if tying == "all" else embedding(target_vocabulary, embed_dim, padding)
+        self.output = embedding(target_vocabulary, embed_dim) if tying == "none" else None
 
     def forward(self, source, target_in, passes=1, *, shared_blocks=0, recompute=False, project=True):
         """Logits [passes * N, T, target_vocabulary], the first pass first; each pass has dropout masks of its own.
@@ -136,11 +128,7 @@ class Transformer(nn.Layer):
 
     def step(self, tokens, cache):
         """Logits [R, T, target_vocabulary] of what follows each of the next tokens [R, T], which the cache takes in."""
-        x = self.decoder.embed(tokens, self._target_table, first=cache.length)
-        for layer, cache_of_layer in zip(self.decoder.layers, cache.layers):
-            x = layer.step(x, cache_of_layer, cache.source_bias)
-        cache.length += tokens.shape[1]
-        return self.project(self.decoder.layer_norm(x))
+        return self.project(self.decoder.step(tokens, self._target_table, cache, cache.source_bias))
 
     def _source_bias(self, source):
         return keep_bias(source != self.padding)
@@ -151,12 +139,15 @@ class Transformer(nn.Layer):
 
 
 class Stack(nn.Layer):
-    """The layers of one side, its positions before them and, where the layers have their norms first, a norm behind them."""
+    """The layers of one side, its positions before them and, where the layers have their norms first, a norm behind them.
 
-    def __init__(self, layers, embed_dim, norm, positions, padding, max_length, drop_rate):
+    `scaled`: embeddings are multiplied by the square root of their width before the positions are added.
+    """
+
+    def __init__(self, layers, embed_dim, norm, positions, padding, max_length, drop_rate, scaled=True):
         super().__init__()
         self.max_length = max_length
-        self.scale = math.sqrt(embed_dim)
+        self.scale = math.sqrt(embed_dim) if scaled else 1.0
         if positions == "learned":
             attribute = paddle.ParamAttr(initializer=_normal(embed_dim))
             self.embed_positions = self.create_parameter([max_length, embed_dim], attr=attribute)
@@ -176,12 +167,20 @@ class Stack(nn.Layer):
         last = first + tokens.shape[1]
         if last > self.max_length:
             raise UserError(f"a sentence of {last} tokens is longer than model.max_length {self.max_length}")
-        x = table(tokens) * self.scale
+        x = table(tokens) * self.scale if self.scale != 1 else table(tokens)
         return x + self.embed_positions[first:last].expand(x.shape)
 
     def forward(self, x, *context, passes=1, shared=0, recompute=False):
         """[N, L, D] -> [passes * N, L, D]; the first `shared` layers and the dropout before them are of all passes."""
         x = through_layers(x, self.dropout, self.layers, context, passes=passes, shared=shared, recompute=recompute)
+        return self.layer_norm(x)
+
+    def step(self, tokens, table, cache, *context):
+        """The next tokens [R, T], which the DecodingCache takes in, through the layers: [R, T, D]; `context` as theirs."""
+        x = self.embed(tokens, table, first=cache.length)
+        for layer, cache_of_layer in zip(self.layers, cache.layers):
+            x = layer.step(x, cache_of_layer, *context)
+        cache.length += tokens.shape[1]
         return self.layer_norm(x)
 
 
@@ -198,7 +197,8 @@ def sinusoids(count, width):
     return table.astype("float32")
 
 
-def _embedding(count, width, padding=None):
+def embedding(count, width, padding=None):
+    """A table of `count` rows as fairseq initialises it, of which that of `padding` is zero at first."""
     table = nn.Embedding(count, width, weight_attr=paddle.ParamAttr(initializer=_normal(width)))
     if padding is not None and table.weight._is_initialized():  # it is not under LazyGuard, which Paddle 2's Embedding forgets
         with paddle.no_grad():

@@ -1,13 +1,16 @@
-"""The layers of the Transformer's encoder and decoder, with fairseq's parameter names."""
+"""The layers of Transformers: encoders, decoders and language models, with fairseq's parameter names."""
+
+import functools
 
 import paddle.nn.functional as F
 from paddle import nn
 from paddle.distributed.fleet.utils import recompute as recompute_in_backward
 
+from ..errors import UserError
 from ..layers import Dropout, LayerNorm, repeated
 from .attention import Attention, causal_bias, linear
 
-ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
+ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "gelu_tanh": functools.partial(F.gelu, approximate=True)}  # GPT-2's the last
 NORMS = ("post", "pre")
 
 
@@ -55,7 +58,30 @@ class EncoderLayer(nn.Layer):
         return norm(x + dropout(part(x)))
 
 
-class DecoderLayer(EncoderLayer):
+class CausalLayer(EncoderLayer):
+    """[N, T, D] -> [N, T, D]: attention of each position to itself and those before, and a feed-forward part."""
+
+    def forward(self, x):
+        return self.feed_forward(self.over_itself(x))
+
+    def step(self, x, cache):
+        """The next T positions x [R, T, D] of R rows; the LayerCache takes them in."""
+        return self.feed_forward(self.over_itself(x, cache))
+
+    def over_itself(self, x, cache=None):
+        """The attention to itself of all positions, or of those behind what the LayerCache holds, which takes them in."""
+
+        def part(x):
+            if cache is None:
+                return self.self_attn(x, x, causal=True)
+            key, value = cache.extended(*self.self_attn.keys_and_values(x))
+            _, _, positions, _ = key.shape
+            return self.self_attn.attend(x, key, value, causal_bias(x.shape[1], positions) if x.shape[1] > 1 else None)
+
+        return self.residual(x, part, self.self_attn_layer_norm, self.self_attn_dropout)
+
+
+class DecoderLayer(CausalLayer):
     """[N, T, D] -> [N, T, D]: attention to itself and what is before, attention to the source, a feed-forward part."""
 
     def __init__(self, **settings):
@@ -67,27 +93,30 @@ class DecoderLayer(EncoderLayer):
 
     def forward(self, x, memory, bias):
         """`memory` is the encoder's output [N, S, D], or [M, S, D] as `Attention` takes it, and `bias` hides its padding."""
-        return self._through(x, lambda x: self.self_attn(x, x, causal=True), lambda x: self.encoder_attn(x, memory, bias))
+        return self._onwards(self.over_itself(x), lambda x: self.encoder_attn(x, memory, bias))
 
     def step(self, x, cache, bias):
         """The next T positions x [R, T, D] of R rows, the same number for each source; the LayerCache takes them in."""
-
-        def over_itself(x):
-            key, value = cache.extended(*self.self_attn.keys_and_values(x))
-            _, _, positions, _ = key.shape
-            return self.self_attn.attend(x, key, value, causal_bias(x.shape[1], positions) if x.shape[1] > 1 else None)
 
         def over_source(x):
             key, value = cache.source
             rows_of_a_source = x.reshape([key.shape[0], -1, x.shape[-1]])  # [N, R / N * T, D]: they share its keys
             return self.encoder_attn.attend(rows_of_a_source, key, value, bias).reshape(x.shape)
 
-        return self._through(x, over_itself, over_source)
+        return self._onwards(self.over_itself(x, cache), over_source)
 
-    def _through(self, x, over_itself, over_source):
-        x = self.residual(x, over_itself, self.self_attn_layer_norm, self.self_attn_dropout)
+    def _onwards(self, x, over_source):
         x = self.residual(x, over_source, self.encoder_attn_layer_norm, self.encoder_attn_dropout)
         return self.feed_forward(x)
+
+
+def check_choices(embed_dim, num_heads, **choices):
+    """Raises a UserError when one of {name: (value, those known)} is unknown, or the heads do not divide the width."""
+    for name, (value, known) in choices.items():
+        if value not in known:
+            raise UserError(f"{name} is {value!r}: give one of {', '.join(known)}")
+    if embed_dim % num_heads:
+        raise UserError(f"embed_dim {embed_dim} is no multiple of num_heads {num_heads}")
 
 
 def through_layers(x, dropout, layers, context, *, passes, shared, recompute):

@@ -2,8 +2,6 @@
 
 import contextlib
 import functools
-import hashlib
-import json
 import math
 from pathlib import Path
 from typing import List, NamedTuple, Optional
@@ -13,23 +11,22 @@ import paddle
 
 from .. import ranks
 from ..config import data_root
-from ..console import reported, say
+from ..console import say
 from ..durability import files
 from ..errors import UserError
 from ..fused_linear_loss import fused_linear_cross_entropy
 from ..layers import attention_backend
-from ..reporting.runlog import run_folder
 from ..training.criterion import FusedLinearCriterion
 from ..weights.loading import find_weights
 from . import batches, metrics, translation_weights
 from .corpora import read_split
+from .learned_tokens import tokens_of_run
 from .parallel import Pairs, fingerprint
 from .sizes import with_numbers
-from .tokens import END, FILE, FORMAT, PADDING, Tokens, train_tokens
+from .tokens import END, PADDING, train_tokens
 from .transformer import Transformer
 from .translate import search, translate
 
-AT_ONCE = 10_000  # texts that are encoded together
 SHOWN = 3  # sentences that VisualDL shows
 
 
@@ -75,23 +72,19 @@ class Translation:
 
     @functools.cached_property
     def tokens(self):
-        begun = run_folder(self.config) / FILE  # a run that is resumed has them, be its data of another machine
-        if begun.exists():
-            return Tokens.read(begun)
-        config, pairs = self.config.data, self.pairs("train")
+        config = self.config.data
         keys = ("vocabulary", "vocabulary_size", "lowercase", "moses", "source", "target")
-        settings = {key: getattr(config, key) for key in keys}
-        name = hashlib.sha256(json.dumps([FORMAT, fingerprint(pairs), settings]).encode()).hexdigest()[:16]
-        learned = data_root() / "tokens" / f"{name}.json"
-        if self.rank == 0 and not learned.exists():
-            say(f"learning {config.vocabulary_size:,} tokens from {len(pairs.source):,} pairs")
+
+        def origin():
+            return fingerprint(self.pairs("train")), {key: getattr(config, key) for key in keys}
+
+        def learn():
+            say(f"learning {config.vocabulary_size:,} tokens from {len(self.pairs('train').source):,} pairs")
             options = dict(vocabulary_size=config.vocabulary_size, lowercase=config.lowercase, moses=config.moses)
-            found = train_tokens((config.source, config.target), pairs, joint=config.vocabulary == "joint", **options)
-            with files.writing(learned):
-                learned.parent.mkdir(parents=True, exist_ok=True)
-                files.replace_file(learned, files.json_bytes(found.to_json()))
-        ranks.wait_for_all()
-        return Tokens.read(learned)
+            languages, joint = (config.source, config.target), config.vocabulary == "joint"
+            return train_tokens(languages, self.pairs("train"), joint=joint, **options)
+
+        return tokens_of_run(self.config, origin, learn)
 
     @functools.cached_property
     def model(self):
@@ -119,26 +112,16 @@ class Translation:
     def pairs(self, split):
         """The Pairs of a split, read on first use; rank 0 goes first, because it may have to download them."""
         if split not in self._pairs:
-            if self.rank > 0:
-                ranks.wait_for_all()
-            self._pairs[split] = read_split(self.config.data, split)
-            if self.rank == 0:
-                ranks.wait_for_all()
+            self._pairs[split] = ranks.first_before_others(lambda: read_split(self.config.data, split))
         return self._pairs[split]
 
     def encoded(self, split):
         """The Encoded of a split."""
         if split not in self._encoded:
             pairs = self.pairs(split)
-            source, target = (list(self._ended(side, texts)) for side, texts in enumerate(pairs))
+            source, target = (list(self.tokens.ended(side, texts)) for side, texts in enumerate(pairs))
             self._encoded[split] = self._fitting(Encoded(pairs, source, target), split)
         return self._encoded[split]
-
-    def _ended(self, side, texts):
-        """The tokens of each text, END the last: int32 arrays, since millions of lists of integers would fill the memory."""
-        for start in range(0, len(texts), AT_ONCE):
-            for ids in self.tokens.encode(side, texts[start : start + AT_ONCE]):
-                yield np.asarray([*ids, END], "int32")
 
     def _fitting(self, encoded, split):
         """Without what the model has no positions for: such pairs of the training text, the ends of such sentences else."""
@@ -173,9 +156,7 @@ class Translation:
             settings = dict(accumulation=config.train.accumulation, seed=config.train.seed, first_update=first_update)
             order = batches.training_order(lengths, config.data.max_tokens, **settings, **shares)
         else:
-            parts = batches.cut(lengths, np.argsort(lengths, kind="stable"), config.decode.max_tokens)
-            # the longest first, so that the ranks end at the same time and the expected time is known early
-            order = reported(parts[::-1][self.rank :: self.ranks], f"evaluating {split}: batch", -(-len(parts) // self.ranks))
+            order = batches.evaluation_order(lengths, config.decode.max_tokens, split=split, **shares)
         return (self._batch(encoded, indices) for indices in order)
 
     def _batch(self, encoded, indices):

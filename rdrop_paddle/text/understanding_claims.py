@@ -2,7 +2,8 @@
 
 from ..errors import UserError
 from ..weights import belongings as kept
-from .encoder_claims import MODEL, settings_of
+from .claims import MODEL
+from .encoder_claims import settings_of
 from .wordpiece import TOKENS
 
 CLASSES = "classes"  # what belongs to weights, by its name: the names in the order of the logits, none where it gives numbers

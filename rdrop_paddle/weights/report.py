@@ -9,8 +9,8 @@ from ..errors import UserError
 class Row(NamedTuple):
     """What became of one tensor.
 
-    `action` is loaded, transposed, reshaped, fused, resized or reset, if the model has a value for it now, and random if it
-    has the one of before; dropped, missing, unexpected or misshapen otherwise.
+    `action` is loaded, transposed, reshaped, fused, split, resized or reset, if the model has a value for it now, and random
+    if it has the one of before; dropped, missing, unexpected or misshapen otherwise.
     """
 
     name: str
@@ -52,4 +52,6 @@ class WeightReport:
         raise UserError(f"{self.path} ({self.format}) does not fit the model: {first}{more}")
 
     def __str__(self):
-        return self.table([row for row in self.rows if row.action not in ("loaded", "transposed", "reshaped", "fused")])
+        return self.table(
+            [row for row in self.rows if row.action not in ("loaded", "transposed", "reshaped", "fused", "split")]
+        )

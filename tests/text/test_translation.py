@@ -1,3 +1,4 @@
+import functools
 import math
 import shutil
 from pathlib import Path
@@ -6,42 +7,17 @@ import numpy as np
 import paddle
 import pytest
 import sacrebleu
-from conftest import logged
+from conftest import logged, train_text
 from safetensors import safe_open
 
 from rdrop_paddle import UserError, evaluate, load_config
 from rdrop_paddle.durability import checkpoint
 from rdrop_paddle.loss import RDropLoss, cross_entropy
-from rdrop_paddle.reporting.runlog import RunLog
 from rdrop_paddle.text.tokens import END, PADDING
 from rdrop_paddle.text.translate import translate
 from rdrop_paddle.text.translation import SHOWN, Translation
-from rdrop_paddle.training import engine
-from rdrop_paddle.training.trainer import Trainer
 
-
-def train(config, resume=False, until=None):
-    """A finished Trainer, or with `until` one that was stopped behind the checkpoint of that update."""
-    paddle.seed(7 if resume else 0)  # nothing is to be right because it began in the same way
-    trainer = Trainer(Translation(config), config)
-    if resume:
-        trainer.restore(f"{config.output}/{config.name}")
-    with RunLog(config, kept_updates=trainer.updates_done) as log:
-        if until:
-            log.belongings(trainer.task.belongings())
-            for _ in range(until):
-                trainer.step(trainer.read()[0])
-                log.training(trainer.updates_done, lr=0.0, **_figures(trainer, log))
-            trainer.save(log.folder)
-        else:
-            engine.train(trainer, log)
-    return trainer
-
-
-def _figures(trainer, log):
-    means = trainer.fetch(log.folder)
-    means.pop("positions")
-    return means | dict(reader_cost=0.0, batch_cost=0.0, tokens_per_second=0.0, peak_memory=0.0)
+train = functools.partial(train_text, Translation)
 
 
 def all_of(task, split):

@@ -1,0 +1,60 @@
+"""What is told beside a model's tensors, by another library's config.json or this project's header, and holding it to that."""
+
+import math
+from typing import Any, Callable, Dict, NamedTuple, Tuple
+
+from ..errors import UserError
+from ..weights import belongings
+
+MODEL = "model"  # what belongs to weights, by its name
+
+
+class Foreign(NamedTuple):
+    """The config.json of a kind of models in other libraries."""
+
+    here: str  # what models of the kind are called in messages, such as "the encoders here"
+    only: Dict[str, Tuple]  # {name in it: the values that models here can have}
+    settings: Callable[[Dict[str, Any]], Dict[str, Any]]  # its values -> {key of the section `model`: value, or None}
+
+
+def check(path, here, foreign, *, apart_from=()):
+    """Hold what the weights at `path` tell against `here`, {key of the section `model`: value}, but for keys `apart_from`.
+
+    Raises:
+        UserError: something differs; the message names the settings to give, or what models here have not.
+    """
+    compare(path, here, _told(path, foreign), apart_from=apart_from)
+
+
+def compare(path, here, claims, *, apart_from=()):
+    """As `check`, of `claims`, [({key of the section `model`: value}, source)]."""
+    differences, advice = [], {}
+    for told, source in claims:
+        for key, value in here.items():
+            if told.get(key) is not None and key not in apart_from and not _is_same(told[key], value):
+                differences.append(f"model.{key} is {value} here and {told[key]} in {source}")
+                advice[f"model.{key}={told[key]}"] = None
+    if differences:
+        raise UserError(
+            f"{path} is of a model with other settings: {'; '.join(differences)}. Give {' '.join(advice)}, or move away what "
+            "lies beside it and belongs to other weights"
+        )
+
+
+def _told(path, foreign):
+    """[({key of the section `model`: value}, source)] of all that tells something of the weights."""
+    told, found = [], belongings.find(path, MODEL)
+    if found and isinstance(found.value, dict):
+        told.append(found)
+    found = belongings.read_beside(path, "config.json")
+    if found and isinstance(found.value, dict):
+        for name, known in foreign.only.items():
+            if (value := found.value.get(name)) is not None and value not in known:
+                raise UserError(f"{path}: {name} is {value} in {found.source}, and {foreign.here} have {known[0]} alone")
+        told.append((foreign.settings(found.value), found.source))
+    return told
+
+
+def _is_same(told, here):
+    numbers = all(isinstance(value, (int, float)) for value in (told, here))
+    return math.isclose(told, here, rel_tol=1e-6) if numbers else told == here

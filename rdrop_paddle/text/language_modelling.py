@@ -1,0 +1,230 @@
+"""Language modelling as the engine sees it, see training/engine.py: model, batches, loss, counts and scores."""
+
+import contextlib
+import functools
+import math
+from typing import NamedTuple
+
+import numpy as np
+import paddle
+
+from .. import ranks
+from ..config import data_root
+from ..console import say
+from ..errors import UserError
+from ..fused_linear_loss import fused_linear_cross_entropy
+from ..layers import attention_backend
+from ..training.criterion import FusedLinearCriterion
+from ..weights.loading import find_weights
+from . import batches, language_model_weights
+from .continuation import continue_text
+from .language_model import LanguageModel
+from .language_model_sizes import with_numbers
+from .language_model_weights import LANGUAGE
+from .learned_tokens import tokens_of_run
+from .plain_text import fingerprint, read_split
+from .token_stream import IGNORED, arrays_of, stream_of, windows_of
+from .tokens import train_tokens, word_tokens
+
+SHOWN = 3  # texts that VisualDL shows
+
+
+class Evaluator(NamedTuple):
+    model: paddle.nn.Layer
+    words: np.ndarray  # int64 [N]: how many end in what each window scores
+
+
+class LanguageModelling:
+    """Holds tokens, model and data by a LanguageModellingConfig.
+
+    The tokens are those of the weights that are loaded first, or else of the run, which learns them from its training text.
+    Tokens and model are made on first use. `weight_report` tells how `model.weights` were loaded, or is None.
+    """
+
+    count_names = ("loss", "tokens", "words", "unknown")
+
+    def __init__(self, config):
+        self.config = config
+        self.rank, self.ranks = ranks.rank(), ranks.count()
+        self.criterion = FusedLinearCriterion(config)
+        layers = with_numbers(config.model).layers
+        if config.rdrop.shared_blocks >= layers:
+            raise UserError(
+                f"rdrop.shared_blocks {config.rdrop.shared_blocks} leaves none of the model's {layers} layers to differ in: "
+                f"give at most {layers - 1}"
+            )
+        self._lines, self._streams, self._windows = {}, {}, {}
+        self.weight_report = None
+
+    @functools.cached_property
+    def tokens(self):
+        config = self.config.data
+        keys = ("break_mode", "vocabulary", "vocabulary_size", "min_count", "lowercase")
+
+        def origin():
+            return fingerprint(self.lines("train")), {key: getattr(config, key) for key in keys}
+
+        def learn():
+            lines, options = self.lines("train"), dict(vocabulary_size=config.vocabulary_size, lowercase=config.lowercase)
+            say(f"learning tokens from {len(lines):,} lines")
+            if config.vocabulary == "words":
+                return word_tokens(LANGUAGE, lines, min_count=config.min_count, **options)
+            return train_tokens([LANGUAGE], [lines], joint=True, **options)
+
+        return tokens_of_run(self.config, origin, learn, sides=1)
+
+    @functools.cached_property
+    def model(self):
+        config = with_numbers(self.config.model)
+        arguments = {name: value for name, value in vars(config).items() if name not in ("name", "weights")}
+        return LanguageModel(vocabulary=self.tokens.sizes[0], **arguments)
+
+    def load_initial_weights(self):
+        """The weights `model.weights`, with their tokens; random ones when it is empty."""
+        if self.config.model.weights:
+            path = find_weights(self.config.model.weights, data_root())
+            say(f"reading the weights {path}")
+            self.weight_report = self.load_weights(path)
+
+    def load_weights(self, path, sha256=None, ema=False):
+        """Load trained weights and take over their tokens; the WeightReport. Errors: see language_model_weights.py."""
+        self.tokens = language_model_weights.tokens_of(path)
+        return language_model_weights.load_weights(self.model, path, self.config, sha256=sha256, ema=ema)
+
+    def read_splits(self):
+        """Read every split that training will need: a fault in one ends the run now and not after training."""
+        for split in dict.fromkeys(("train", "val", self.config.eval.split)):
+            self.stream(split)
+
+    def lines(self, split):
+        """The lines of a split, read on first use."""
+        if split not in self._lines:
+            self._lines[split] = ranks.first_before_others(lambda: read_split(self.config.data, split))
+        return self._lines[split]
+
+    def stream(self, split):
+        """The Stream of a split."""
+        if split not in self._streams:
+            lines = self.lines(split)
+            self._streams[split] = stream_of(lines, self.tokens.ended(0, lines), self.tokens.end)
+        return self._streams[split]
+
+    def windows(self, split):
+        """The Windows of a split: those to train on do not overlap, others have eval.context."""
+        if split not in self._windows:
+            config, context = self.config.data, 0 if split == "train" else self.config.eval.context
+            settings = dict(by_line=config.break_mode == "line", context=context)
+            self._windows[split] = windows_of(self.stream(split), config.tokens_per_sample, **settings)
+        return self._windows[split]
+
+    def size(self, split):
+        """How many windows a split has."""
+        return len(self.windows(split).starts)
+
+    def belongings(self):
+        """{"tokenizer": the tokens, "model": settings that the weights need}, see language_model_weights.py."""
+        return language_model_weights.belongings(self.tokens, self.config)
+
+    def batches(self, split, first_update=1):
+        """Micro-batches of this rank: tokens [N, T], labels [N, T], which are IGNORED where nothing is scored, indices [N].
+
+        "train" gives them without end, beginning with those of update `first_update`; another split once, each window on one
+        rank, in batches that do not depend on the number of ranks.
+        """
+        lengths, config = self.windows(split).lengths(), self.config
+        shares = dict(rank=self.rank, ranks=self.ranks)
+        if split == "train":
+            settings = dict(accumulation=config.train.accumulation, seed=config.train.seed, first_update=first_update)
+            order = batches.training_order(lengths, config.data.max_tokens, **settings, **shares)
+        else:
+            order = batches.evaluation_order(lengths, config.data.max_tokens, split=split, **shares)
+        return (self._batch(split, indices) for indices in order)
+
+    def _batch(self, split, indices):
+        arrays = arrays_of(self.stream(split), self.windows(split), indices)
+        return [paddle.to_tensor(array) for array in (*arrays, np.asarray(indices))]
+
+    def loss_terms(self, model, batch, passes):
+        """(loss, cross entropy, KL, tokens), see training/criterion.py."""
+        tokens, labels, _ = batch
+        settings = dict(shared_blocks=self.config.rdrop.shared_blocks, recompute=self.config.train.recompute)
+        hidden = model(tokens, passes, project=False, **settings)
+        return self.criterion(hidden, self.model.output_weight, labels, labels == IGNORED)
+
+    def for_evaluation(self, split, selecting):
+        """A context that gives an Evaluator."""
+        return contextlib.nullcontext(Evaluator(self.model, self.stream(split).words_of(self.windows(split))))
+
+    def evaluate(self, evaluator, batch):
+        """float64 [len(count_names)]: negative log-likelihood in nats; the tokens, words and unknown tokens that it is of."""
+        tokens, labels, indices = batch
+        mask = labels == IGNORED
+        hidden = evaluator.model(tokens, project=False)
+        count = int((~mask).sum())
+        loss = count * float(fused_linear_cross_entropy(hidden, evaluator.model.output_weight, labels, mask))
+        unknown = int((labels == self.tokens.unknown).sum())
+        return paddle.to_tensor([loss, count, int(evaluator.words[indices.numpy()].sum()), unknown], "float64")
+
+    def score(self, counts):
+        """{name: number} of summed counts: perplexity per token first, then per word, in which each line's end is one."""
+        loss, tokens, words, unknown = counts
+        perplexities = {"perplexity": math.exp(loss / tokens), "word_perplexity": math.exp(loss / words)}
+        return perplexities | {"tokens": int(tokens), "words": int(words), "unknown": int(unknown)}
+
+    def in_words(self, score):
+        counted = f"{score['tokens']:,} tokens, {score['unknown']:,} of them unknown, context {self.config.eval.context}"
+        return f"perplexity {score['perplexity']:.2f} per token ({score['word_perplexity']:.2f} per word; {counted})"
+
+    def data_state(self, updates):
+        """What the batches after so many updates follow from, of JSON values: the data, their tokens, and the epoch."""
+        epoch, done = divmod(updates, self.updates_of_epoch)
+        return {**self._fingerprints, "epoch": epoch, "updates_of_epoch": done}
+
+    @functools.cached_property
+    def updates_of_epoch(self):
+        config = self.config
+        return batches.updates_of_epoch(self.windows("train").lengths(), config.data.max_tokens, config.train.accumulation)
+
+    @functools.cached_property
+    def _fingerprints(self):
+        return {split: fingerprint(self.lines(split)) for split in ("train", "val")} | {"tokens": self.tokens.fingerprint()}
+
+    def describe(self):
+        """{what: words} for the start of a run."""
+        train, model, data = self.config.train, with_numbers(self.config.model), self.config.data
+        precision = "float32" if train.amp == "off" else train.amp_dtype
+        width = model.embed_dim // model.num_heads
+        stream = self.stream("train")
+        unknown = (stream.tokens == self.tokens.unknown).mean()
+        samples = "a line each" if data.break_mode == "line" else "across lines"
+        return {
+            "initial weights": f"{self.weight_report or 'random, or those of the checkpoint'}",
+            "attention": f"{attention_backend(width, precision)} in {precision}, heads of width {width}",
+            "tokens": f"{self.tokens.sizes[0]:,} in the vocabulary; {unknown:.2%} of the training text are unknown",
+            "global batch": f"{train.accumulation} micro-batches of at most {data.max_tokens:,} tokens",
+            "training text": f"{len(stream):,} tokens, {self.size('train'):,} samples of at most {data.tokens_per_sample}, "
+            f"{samples}; {self.updates_of_epoch} updates an epoch, {train.steps} updates in all",
+        }
+
+    def examples(self):
+        """The first training samples as the model is given them, in pieces: {tag: text}."""
+        tokens, windows = self.stream("train").tokens, self.windows("train")
+        shown = [tokens[start:end] for start, _, end in zip(*(bounds[:SHOWN] for bounds in windows))]
+        return {f"train/sample {n}": " ".join(self.tokens.pieces(0, ids)) for n, ids in enumerate(shown)}
+
+    def answers(self):
+        """The first held-out lines of several words and how the model goes on from their halves: {tag: text}."""
+        lines = [line.split() for line in self.lines("val") if len(line.split()) > 3][:SHOWN]
+        halves = [" ".join(words[: len(words) // 2]) for words in lines]
+        shown = zip(halves, self.continue_text(halves), lines)
+        return {
+            f"val/continuation {n}": f"{half} **{found.continuation}**  \n(text: {' '.join(words)})"
+            for n, (half, found, words) in enumerate(shown)
+        }
+
+    def continue_text(self, prompts, progress=None):
+        """How texts go on, see continuation.py; the model should be in evaluation mode."""
+        return continue_text(self.model, self.tokens, prompts, self.config.decode, progress=progress)
+
+    def recording(self):
+        raise UserError("a language model gives no answers to write: leave --predictions out; tools/predict.py continues texts")

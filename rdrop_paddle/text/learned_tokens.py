@@ -1,0 +1,35 @@
+"""The tokens of a run: those that it began with, or else learned from its training text, once for all runs on it."""
+
+import hashlib
+import json
+
+from .. import ranks
+from ..config import data_root
+from ..durability import files
+from ..reporting.runlog import run_folder
+from .tokens import FILE, FORMAT, Tokens
+
+
+def tokens_of_run(config, origin, learn, sides=2):
+    """The Tokens of the run folder of `config`, or those that `learn` gives, kept under RDROP_DATA/tokens; of all ranks.
+
+    Args:
+        origin: a function that gives what they follow from, JSON values; called only where the run has not begun.
+        learn: a function that gives them; called on rank 0, when nobody has learned them yet.
+        sides: how many the task has.
+
+    Raises:
+        UserError: a file of tokens cannot be read or written.
+    """
+    begun = run_folder(config) / FILE  # a run that is resumed has them, be its data of another machine
+    if begun.exists():
+        return Tokens.read(begun, sides)
+    name = hashlib.sha256(json.dumps([FORMAT, *origin()]).encode()).hexdigest()[:16]
+    learned = data_root() / "tokens" / f"{name}.json"
+    if ranks.rank() == 0 and not learned.exists():
+        found = learn()
+        with files.writing(learned):
+            learned.parent.mkdir(parents=True, exist_ok=True)
+            files.replace_file(learned, files.json_bytes(found.to_json()))
+    ranks.wait_for_all()
+    return Tokens.read(learned, sides)
