@@ -22,9 +22,9 @@ import paddle
 
 from ..durability import files
 from ..errors import UserError
+from .generation import search
 from .tokens import BEGIN, END, FILE, SPECIAL, UNKNOWN
 from .transformer_layers import ACTIVATIONS
-from .translate import search
 
 BOUND = 1e-4  # of the difference between scores, and of what counts as a tie
 AT_ONCE = 64  # sentences of one length that are compared together
