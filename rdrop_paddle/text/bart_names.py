@@ -77,18 +77,24 @@ def implied(path, width):
 
 
 def _settings(config):
-    heads = {config.get(f"{side}_attention_heads") for side in ("encoder", "decoder")}
-    widths = {config.get(f"{side}_ffn_dim") for side in ("encoder", "decoder")}
     return dict(
         IMPLIED,
         encoder_layers=config.get("encoder_layers"),
         decoder_layers=config.get("decoder_layers"),
         embed_dim=config.get("d_model"),
-        ffn_dim=widths.pop(),
-        num_heads=heads.pop(),
+        ffn_dim=_of_both_sides(config, "ffn_dim"),
+        num_heads=_of_both_sides(config, "attention_heads"),
         max_length=config.get("max_position_embeddings"),
         activation=config.get("activation_function"),
     )
+
+
+def _of_both_sides(config, key):
+    encoders, decoders = (config.get(f"{side}_{key}") for side in ("encoder", "decoder"))
+    if encoders != decoders:
+        told = f"encoder_{key} is {encoders} and decoder_{key} {decoders} in its config.json"
+        raise UserError(f"{told}, and BARTs here have the same on both sides")
+    return encoders
 
 
 BART = claims.Foreign("BARTs here", ONLY, _settings)

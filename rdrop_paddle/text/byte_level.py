@@ -51,5 +51,27 @@ def from_folder(folder, special=GPT2):
     return tokenizer
 
 
+def first_of(tokenizer, count, source):
+    """The Tokenizer with its first `count` tokens alone: those that a model has embeddings of; `source` names it in messages.
+
+    Raises:
+        UserError: other tokens are made of what would be gone, or there are not so many.
+    """
+    there = tokenizer.get_vocab_size()
+    if there == count:
+        return tokenizer
+    values = json.loads(tokenizer.to_str())
+    vocabulary = values["model"]["vocab"]
+    values["model"]["vocab"] = {token: number for token, number in vocabulary.items() if number < count}
+    values["added_tokens"] = [token for token in values["added_tokens"] if token["id"] < count]
+    try:
+        found = Tokenizer.from_str(json.dumps(values))
+    except Exception:  # the Rust side raises plain Exceptions
+        found = None
+    if found is None or found.get_vocab_size() != count:
+        raise UserError(f"{source} is of a model with {count:,} tokens, and those beside it are {there:,}: put its own there")
+    return found
+
+
 def _missing(tokenizer, special):
     return [name for name in special if tokenizer.token_to_id(name) is None]

@@ -74,16 +74,20 @@ def load_weights(model, path, config, *, sha256=None, ema=False):
 
 def _of_bart(path, found):
     """The `tokenizers.Tokenizer` of a BART's tokenizer.json, the Belonging `found`, or of vocab.json and merges.txt."""
-    if found:
-        return byte_level.from_json(*found, special=byte_level.BART)
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    tokenizer = byte_level.from_folder(folder, special=byte_level.BART)
+    if found:
+        tokenizer = byte_level.from_json(*found, special=byte_level.BART)
+    else:
+        tokenizer = byte_level.from_folder(folder, special=byte_level.BART)
     if tokenizer is None:
         raise UserError(
             f"{path} has no tokens in its header, and no {TOKENS}.json lies beside it, nor {' and '.join(byte_level.FILES)}: "
             "put those of its run folder or release there, without which the weights mean nothing"
         )
-    return tokenizer
+    told = kept.read_beside(path, "config.json")
+    count = told.value.get("vocab_size") if told and isinstance(told.value, dict) else None
+    # the one for CNN/DailyMail was published without an embedding of <mask>, the last token
+    return byte_level.first_of(tokenizer, count, path) if isinstance(count, int) else tokenizer
 
 
 def _check_settings(path, config):

@@ -1,15 +1,19 @@
 """BART's weights, of random values, as transformers writes them, held against its model and its generation."""
 
+import json
+
 import numpy as np
 import paddle
 import pytest
 import torch
 
-from rdrop_paddle import Transformer, load_config
+from rdrop_paddle import Transformer, UserError, load_config
 from rdrop_paddle.text.beam_search import beam_search
+from rdrop_paddle.text.summarisation import Summarisation
 from rdrop_paddle.text.transformer_weights import load_weights
 
 BEGIN, PADDING, END, VOCABULARY = 0, 1, 2, 60
+TIED = {f"model.{side}.embed_tokens.weight" for side in ("encoder", "decoder")} | {"lm_head.weight"}
 SIZES = dict(encoder_layers=2, decoder_layers=2, embed_dim=16, ffn_dim=24, num_heads=2, max_length=30)
 BART = dict(activation="gelu", positions="learned", scaled=False, embedding_norm=True)
 
@@ -116,3 +120,73 @@ def test_summaries_are_those_of_transformers_with_a_forced_first_token(bart, fol
         best = hypotheses[0].tokens
         assert best[0] == BEGIN
         assert tokens.tolist() == [END, *best, END, *[PADDING] * (len(tokens) - len(best) - 2)]
+
+
+WORDS = ["t h", "th e", "d o", "do g"]  # merges
+PIECES = ["<s>", "<pad>", "</s>", "<unk>", *map(chr, range(ord("a"), ord("z") + 1)), "\u0120", *"ABCDEFGHIJKLMNOPQRSTUVWXY"]
+PIECES = [*PIECES, *(merge.replace(" ", "") for merge in WORDS), "<mask>"]  # 61 tokens, and the model has no row for the last
+
+
+@pytest.fixture
+def release(folder):
+    """A folder as BART is released in, its weights with the tokens that they are of."""
+    (folder / "vocab.json").write_text(json.dumps({piece: number for number, piece in enumerate(PIECES)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{merge}\n" for merge in WORDS))
+    return folder
+
+
+def test_a_released_folder_brings_tokens_whose_texts_begin_and_end_as_barts(bart, release):
+    task = Summarisation(config())
+    task.load_weights(release)
+    tokens = task.tokens
+    assert (tokens.begin, tokens.padding, tokens.end, tokens.sizes) == ((BEGIN,), PADDING, END, (VOCABULARY, VOCABULARY))
+    (ids,) = tokens.ended(0, ["the dog</s>"])
+    assert tokens.pieces(0, ids) == ["<s>", "the", "\u0120", "dog", "s", "</s>"]
+    task.model.eval()
+    text = "the dog"
+    source = np.asarray([[*next(tokens.ended(0, [text]))]], "int64")
+    task.config.decode.max_length_b = 12
+    expected = generation_of(bart, source, shortest=task.config.decode.min_length, longest=12)[0].tolist()
+    best = task.generate([text, ""])
+    assert best[0][0].text == tokens.decode_line(1, expected) and best[1] == []
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (dict(scale_embedding=True), "scale_embedding is True in .*config.json, and BARTs here have False alone"),
+        (dict(model_type="mbart"), "model_type is mbart in .*config.json, and BARTs here have bart alone"),
+        (dict(encoder_attention_heads=4, decoder_attention_heads=4), "model.num_heads is 2 here and 4 in .*"),
+        (dict(activation_function="relu"), "model.activation is gelu here and relu in"),
+        (dict(encoder_ffn_dim=48), "encoder_ffn_dim is 48 and decoder_ffn_dim 24 in its config.json"),
+    ],
+)
+def test_what_its_config_tells_is_held_against_the_model(folder, given, message):
+    told = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(told | given))
+    with pytest.raises(UserError, match=message):
+        load_weights(transformer(), folder, config())
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda state: state["final_logits_bias"].add_(1), "final_logits_bias is not zero"),
+        (
+            lambda state: state.update({"lm_head.weight": state["model.shared.weight"] + 1}),
+            "is not .*, and BART's embeddings are one table",
+        ),
+        (lambda state: state["model.shared.weight"].mul_(float("nan")), "holds NaN or infinity"),
+        (lambda state: state.pop("model.decoder.layers.1.fc2.bias"), "decoder.layers.1.fc2.bias missing"),
+    ],
+    ids=range(4),
+)
+def test_tensors_that_no_bart_here_has_are_refused(bart, tmp_path, change, message):
+    state = {name: tensor.clone() for name, tensor in bart.state_dict().items() if name not in TIED}
+    change(state)
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    model = transformer()
+    before = model.source_embedding.weight.numpy()
+    with pytest.raises(UserError, match=message):
+        load_weights(model, tmp_path, config(num_heads=2))
+    assert (model.source_embedding.weight.numpy() == before).all()

@@ -14,8 +14,9 @@ from rdrop_paddle import UserError, evaluate, load_config
 from rdrop_paddle.durability import checkpoint
 from rdrop_paddle.loss import RDropLoss, cross_entropy
 from rdrop_paddle.text.generation import generate
+from rdrop_paddle.text.sequence_to_sequence import SHOWN
 from rdrop_paddle.text.tokens import END, PADDING
-from rdrop_paddle.text.translation import SHOWN, Translation
+from rdrop_paddle.text.translation import Translation
 
 train = functools.partial(train_text, Translation)
 
