@@ -13,10 +13,10 @@ LARGE = 10_000  # rows from which on a table is worth it
 
 
 class Tables:
-    """The large tables of a model on several ranks, left out of what DataParallel exchanges, which is made after this."""
+    """The large tables among layers, left out of what DataParallel exchanges, which is made after this."""
 
-    def __init__(self, model):
-        found = dict.fromkeys(layer.weight for layer in model.sublayers() if isinstance(layer, nn.Embedding))
+    def __init__(self, layers):
+        found = dict.fromkeys(layer.weight for layer in layers if isinstance(layer, nn.Embedding))
         on_cpu = paddle.get_device() == "cpu"
         self._weights = [p for p in found if on_cpu and p.shape[0] >= LARGE and not p.stop_gradient]
         for weight in self._weights:

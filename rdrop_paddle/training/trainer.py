@@ -57,7 +57,7 @@ class Trainer:
         self.batches = iter(task.batches("train"))
         ranks.wait_for_all()  # reading the data may take one of them longer
         self.data_parallel = self.ranks > 1 and self.shards.stage < 2  # it averages over the ranks; Shards adds up
-        self.tables = Tables(task.model) if self.data_parallel else None
+        self.tables = Tables(task.model.sublayers() if self.data_parallel else ())
         self.model = paddle.DataParallel(task.model) if self.data_parallel else task.model
         self.shards.exchange()
         self.average = WeightAverage(task.model, train_config.ema_decay)

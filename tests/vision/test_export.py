@@ -183,7 +183,7 @@ def test_a_conversion_to_onnx_that_aborts_is_one_line_and_leaves_no_folder(main,
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: requirements-onnx.txt")
     monkeypatch.setattr(paddle, "__version__", "3.3.1")
     monkeypatch.setattr(exporting.importlib.util, "find_spec", lambda name: True)
-    monkeypatch.setattr(export, "CONVERSION", "import os, sys; print('unsupported', file=sys.stderr, flush=True); os.abort()")
+    monkeypatch.setattr(exporting, "CONVERSION", "import os, sys; print('unsupported', file=sys.stderr, flush=True); os.abort()")
     with pytest.raises(UserError, match="^--onnx: paddle2onnx ended with status -6: unsupported$"):
         main("--output", tmp_path / "exported", "--onnx")
     assert not list(tmp_path.glob("exported*"))

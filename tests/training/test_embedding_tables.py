@@ -28,7 +28,7 @@ def test_large_tables_alone_are_taken_from_the_first_rank_and_from_data_parallel
     from_first = []
     monkeypatch.setattr(tables.distributed, "broadcast", lambda tensor, src: from_first.append((tensor, src)))
     model = nn.LayerList([nn.Embedding(tables.LARGE, 2), nn.Embedding(10, 2), nn.Linear(2, 2)])
-    tables.Tables(model)
+    tables.Tables(model.sublayers())
     large = model[0].weight
     assert [(tensor is large, src) for tensor, src in from_first] == [(True, 0)]
     assert [getattr(p, "no_sync", False) for p in model.parameters()] == [True, False, False, False]
