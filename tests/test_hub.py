@@ -21,7 +21,7 @@ AS_A_USER = f"""
 import sys, paddle
 repository, weights = sys.argv[1:]
 assert "rdrop_paddle" not in sys.modules
-assert sorted(paddle.hub.list(repository, source="local")) == ["classifier", "translator", "{NAME}"]
+assert sorted(paddle.hub.list(repository, source="local")) == ["classifier", "language_model", "summariser", "translator", "{NAME}"]
 model = paddle.hub.load(repository, "{NAME}", source="local")
 assert not model.training
 import safetensors.numpy

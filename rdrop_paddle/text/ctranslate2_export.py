@@ -62,7 +62,9 @@ def export_ctranslate2(model, tokens, folder, lines, decode):
         UserError: the folder exists already or cannot be written, or the model's embeddings are as BART has them.
     """
     if model.encoder.scale == 1 or hasattr(model.encoder.embedding_norm, "weight"):
-        raise UserError("a translator with BART's embeddings is not exported: train with model.scaled=true model.embedding_norm=false")
+        raise UserError(
+            "a translator with BART's embeddings is not exported: train with model.scaled=true model.embedding_norm=false"
+        )
     if folder.exists():
         raise UserError(f"{folder} exists already: choose another name")
     unfinished = folder.with_name(folder.name + files.UNFINISHED)

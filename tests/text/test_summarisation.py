@@ -1,3 +1,4 @@
+import json
 import math
 import shutil
 from pathlib import Path
@@ -5,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+from conftest import ROOT
 from rouge_score.rouge_scorer import RougeScorer
 
 from rdrop_paddle import UserError, evaluate, load_config
@@ -112,3 +114,21 @@ def test_a_minimum_that_no_summary_can_reach_is_found_when_the_config_is_read():
         load_config(None, ["task=summarisation", "decode.max_length_b=30"])
     with pytest.raises(UserError, match="decode.min_length 55 is above what a summary can have, 19 tokens"):
         load_config(None, ["task=summarisation", "model.max_length=20"])
+
+
+def test_predict_and_the_hub_give_a_summary_a_text(summarisation, overrides, main_of, tmp_path, capsys):
+    task = summarisation()
+    checkpoint.save_best(tmp_path, task.model, task.belongings(), update=1)
+    (tmp_path / "config.yaml").write_text(task.config.to_yaml())
+    texts = [*task.pairs("test").source[:2], ""]
+    (tmp_path / "texts.txt").write_text("".join(f"{text}\n" for text in texts))
+    task.model.eval()
+    expected = [[one._asdict() for one in best] for best in task.generate(texts)]
+    main_of("predict.py")(
+        "-c", tmp_path / "config.yaml", "--weights", tmp_path / "best.safetensors", "--json", "-", tmp_path / "texts.txt"
+    )
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert rows == [dict(source=text, summaries=summaries) for text, summaries in zip(texts, expected)]
+    assert len(rows[0]["summaries"]) == 2 and rows[2]["summaries"] == []
+    model = paddle.hub.load(str(ROOT), "summariser", source="local", run=tmp_path)
+    assert model.summarise(texts) == [best[0]["text"] if best else "" for best in expected]
