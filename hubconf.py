@@ -75,9 +75,23 @@ def translator(run, weights="best.safetensors"):
         rdrop_paddle.UserError: the config or the weights are not there, damaged, or do not belong together.
     """
     task = _trained(run, weights)
-    model = task.model
-    model.translate = lambda lines: [best[0].text if best else "" for best in task.translate(lines)]
-    return model
+    task.model.translate = lambda lines: _best(task, lines)
+    return task.model
+
+
+def summariser(run, weights="best.safetensors"):
+    """A Transformer that `tools/train.py` has trained, with `model.summarise(texts)`: a list of summaries, one for each.
+
+    Args:
+        run: its run folder, or another with config.yaml and the weights; `pip install tokenizers rouge-score` first.
+        weights: their name in that folder.
+
+    Raises:
+        rdrop_paddle.UserError: the config or the weights are not there, damaged, or do not belong together.
+    """
+    task = _trained(run, weights)
+    task.model.summarise = lambda texts: _best(task, texts)
+    return task.model
 
 
 def classifier(run, weights="best.safetensors"):
@@ -97,6 +111,10 @@ def classifier(run, weights="best.safetensors"):
     model = task.model
     model.classify = task.classify
     return model
+
+
+def _best(task, lines):
+    return [best[0].text if best else "" for best in task.generate(lines)]
 
 
 def _trained(run, weights):

@@ -16,6 +16,7 @@ LATER |= {"rdrop.stop_target_gradient": False, "rdrop.shared_blocks": 0, "data.f
 LATER |= {"train.optimizer": "momentum", "train.betas": [0.9, 0.999], "train.epsilon": 1e-8, "train.label_smoothing": 0.0}
 LATER |= {"train.schedule": "cosine", "train.power": 1.0, "train.warmup_init_lr": 0.0}
 LATER |= {"train.ema_decay": None, "train.recompute": False, "train.skip_nonfinite": 0, "train.sharding": 0}
+LATER |= {"model.scaled": True, "model.embedding_norm": False}
 LATER |= {"model.keep_head": False, "model.mean": [0.5, 0.5, 0.5], "model.std": [0.5, 0.5, 0.5]}
 CONFIGS = [BASE, *sorted((ROOT / "configs").glob("*.yaml"))]
 

@@ -13,7 +13,7 @@ from conftest import ROOT
 from rdrop_paddle import UserError, build_model
 from rdrop_paddle.durability import checkpoint
 from rdrop_paddle.durability.checkpoint import model_arrays, save_weights
-from rdrop_paddle.text.translate import translate
+from rdrop_paddle.text.generation import generate
 
 NAME = "vit_ti16_cifar100_rdrop"
 CLASSES = [f"thing {number}" for number in range(10)]
@@ -21,7 +21,8 @@ AS_A_USER = f"""
 import sys, paddle
 repository, weights = sys.argv[1:]
 assert "rdrop_paddle" not in sys.modules
-assert sorted(paddle.hub.list(repository, source="local")) == ["classifier", "language_model", "translator", "{NAME}"]
+listed = ["classifier", "language_model", "summariser", "translator", "{NAME}"]
+assert sorted(paddle.hub.list(repository, source="local")) == listed
 model = paddle.hub.load(repository, "{NAME}", source="local")
 assert not model.training
 import safetensors.numpy
@@ -89,7 +90,7 @@ def test_a_trained_translator_translates_as_predict_does(translation, tmp_path):
     checkpoint.save_best(tmp_path, trained.model, trained.belongings(), update=1)
     model = paddle.hub.load(str(ROOT), "translator", source="local", run=tmp_path)
     trained.model.eval()
-    expected = translate(trained.model, trained.tokens, ["ein Hund", ""], trained.config.decode)
+    expected = generate(trained.model, trained.tokens, ["ein Hund", ""], trained.config.decode)
     assert model.translate(["ein Hund", ""]) == [expected[0][0].text, ""]
 
 

@@ -24,7 +24,7 @@ def main():
     arguments.add_argument("--sha256", help="what the weight file's must be")
     arguments.add_argument("--ema", action="store_true", help="take the average of the weights that the file holds beside them")
     arguments.add_argument("--json", metavar="FILE", help="write the result there too")
-    answers = "write the answer for each sample there: classes of images as CSV, translations as lines"
+    answers = "write the answer for each sample there: classes of images as CSV, translations and summaries as lines"
     arguments.add_argument("--predictions", "--hypotheses", metavar="FILE", help=answers)
     options = arguments.parse_args()
     config = load_config(options.config, options.override)

@@ -31,6 +31,8 @@ def main():
     arguments.add_argument("--ctranslate2", action="store_true", help="of a translator, for CTranslate2")
     options = arguments.parse_args()
     config = load_config(options.config, options.override)
+    if config.task == "summarisation":
+        raise UserError("a summariser is not exported: use tools/predict.py, or summariser of hubconf.py")
     if config.task == "language_modelling":
         raise UserError(
             "a language model is not exported: of a text at once it would give logits, and to continue one a token at a time "

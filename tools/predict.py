@@ -1,10 +1,11 @@
-"""Use a model: name what is in images, translate text, continue it, or label it.
+"""Use a model: name what is in images, translate text, summarise it, continue it, or label it.
 
 python tools/predict.py -c configs/digits_quickstart.yaml --weights output/digits_quickstart/best.safetensors digit.png scans/
 python tools/predict.py -c CONFIG --weights FILE photos/ --top 3 --json -
 python tools/predict.py -c CONFIG --weights FILE cat.jpg --passes 20 --attention attention.png
 echo "Ein Hund rennt." | python tools/predict.py -c configs/multi30k_deen_rdrop.yaml --weights FILE
 python tools/predict.py -c CONFIG --weights FILE text.de --json translations.jsonl
+python tools/predict.py -c configs/dialogsum_rdrop.yaml --weights FILE dialogues.txt
 echo "Prince Andrew" | python tools/predict.py -c configs/war_and_peace_rdrop.yaml --weights FILE -o decode.temperature=0.8
 printf "It rains.\tIt is wet.\n" | python tools/predict.py -c configs/minilm_rte_rdrop.yaml --weights FILE
 python tools/predict.py -c CONFIG --weights FILE reviews.csv --passes 20 --json -
@@ -13,8 +14,8 @@ Images: the likeliest classes with their probabilities. With --passes N dropout 
 probabilities are their mean, with their standard deviation; the disagreement is the mean symmetric KL divergence between two
 passes, which R-Drop trains to be small.
 
-Translation: one for each line of the files, or of standard input; an empty line for an empty one. --json writes a line of
-JSON for each instead, with decode.beam translations at most and their scores.
+Translation and summarisation: one for each line of the files, or of standard input; an empty line for an empty one. --json
+writes a line of JSON for each instead, with decode.beam translations or summaries at most and their scores.
 
 Language modelling: each line goes on to its end, by draws as the section decode says; decode.temperature=0 takes the likeliest
 token each time. --json tells prompt and continuation apart.
@@ -122,27 +123,28 @@ def write_lines(rows, lines, options):
         print("".join(f"{line}\n" for line in lines), end="", flush=True)
 
 
-def translate_lines(config, options):
+def generate_lines(config, options):
+    words = {"translation": ("translating", "translations"), "summarisation": ("summarising", "summaries")}
+    doing, answers = words[config.task]
     if options.top or options.passes:
-        raise UserError("--top and --passes are for classifiers: decode.beam translations at most are in --json's lines")
+        raise UserError(f"--top and --passes are for classifiers: decode.beam {answers} at most are in --json's lines")
 
     from rdrop_paddle.console import Patience
     from rdrop_paddle.reporting import plots
     from rdrop_paddle.text.attention_map import attention_map, drawing
-    from rdrop_paddle.text.tokens import END
 
     if options.attention:
         plots.check_suffix(options.attention)
     lines = read_input(options)
     task = loaded(config, options)
     task.model.eval()
-    found = task.translate(lines, Patience("translating: line", len(lines)).done)
-    rows = [dict(source=line, translations=[one._asdict() for one in best]) for line, best in zip(lines, found)]
+    found = task.generate(lines, Patience(f"{doing}: line", len(lines)).done)
+    rows = [{"source": line, answers: [one._asdict() for one in best]} for line, best in zip(lines, found)]
     write_lines(rows, [best[0].text if best else "" for best in found], options)
     first = next((number for number, best in enumerate(found) if best), None)
     if options.attention and first is not None:
         texts = lines[first], found[first][0].text
-        source, target = ([*task.tokens.encode(side, [text])[0], END] for side, text in enumerate(texts))
+        source, target = (next(task.tokens.ended(side, [text])).tolist() for side, text in enumerate(texts))
         pieces = [task.tokens.pieces(side, ids) for side, ids in enumerate((source, target))]
         plots.save(drawing(attention_map(task.model, source, target), *pieces), options.attention)
     return 0
@@ -185,7 +187,8 @@ def continue_lines(config, options):
 
 OF_TASK = {
     "image_classification": name_images,
-    "translation": translate_lines,
+    "translation": generate_lines,
+    "summarisation": generate_lines,
     "understanding": label_texts,
     "language_modelling": continue_lines,
 }

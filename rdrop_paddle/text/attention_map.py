@@ -4,8 +4,6 @@ import numpy as np
 import paddle
 from matplotlib.figure import Figure
 
-from .tokens import END
-
 CELL, MARGIN = 0.3, 2.0  # inches
 
 
@@ -15,7 +13,7 @@ def attention_map(model, source, target):
     The mean over the decoder's layers and heads of its attention to the source, in the row of the token that it leads to.
 
     Args:
-        source, target: integers, END their last.
+        source, target: integers, each with the end of a text as its last.
     """
     found = []
 
@@ -27,7 +25,7 @@ def attention_map(model, source, target):
     model.eval()
     try:
         with paddle.no_grad():
-            model(paddle.to_tensor([source]), paddle.to_tensor([[END, *target[:-1]]]), project=False)
+            model(paddle.to_tensor([source]), paddle.to_tensor([[target[-1], *target[:-1]]]), project=False)
     finally:
         for hook in hooks:
             hook.remove()

@@ -29,6 +29,7 @@ def beam_search(
     *,
     first,
     end,
+    forced=(),
     beam_size=5,
     length_penalty=1.0,
     min_length=1,
@@ -43,6 +44,7 @@ def beam_search(
     Args:
         model: with `start`, `step`, `padding` and `max_length` as Transformer has them.
         first, end: the tokens that a target begins and ends with; fairseq takes the end for both.
+        forced: tokens behind the first that each target begins with; they count in its length and cost nothing.
         beam_size: 1 is greedy search.
         length_penalty: above 1 favours long translations, below 1 short ones.
         min_length: at least so many tokens before the end.
@@ -57,12 +59,14 @@ def beam_search(
     limits = np.minimum(max_length_a * lengths + max_length_b, model.max_length - 1).astype(int)
     if limits.min() < min_length:
         raise UserError(f"decode.min_length {min_length} is above the maximum length of a sentence, {limits.min()} tokens")
-    hypotheses = _Hypotheses(limits, first, end, model.padding, beam_size, length_penalty, min_length, no_repeat_ngram_size)
-    cache = model.start(source)
+    rules = (end, model.padding, beam_size, length_penalty, min_length, no_repeat_ngram_size)
+    hypotheses = _Hypotheses(limits, [first, *forced], *rules)
+    cache, unseen = model.start(source), 1 + len(forced)
     while count := len(hypotheses.sentences):
-        last = paddle.to_tensor(hypotheses.tokens[:, :, -1].reshape([-1, 1]))
-        rows, sources = hypotheses.extend(model.step(last, cache).squeeze(1).astype("float32"))
-        if len(rows) and not np.array_equal(rows, np.arange(len(last))):
+        new = paddle.to_tensor(hypotheses.tokens[:, :, -unseen:].reshape([-1, unseen]))
+        unseen = 1
+        rows, sources = hypotheses.extend(model.step(new, cache)[:, -1].astype("float32"))
+        if len(rows) and not np.array_equal(rows, np.arange(len(new))):
             cache.select(paddle.to_tensor(rows), paddle.to_tensor(sources) if len(sources) < count else None)
     return [sorted(ended, key=lambda hypothesis: -hypothesis.score) for ended in hypotheses.ended]
 
@@ -70,12 +74,12 @@ def beam_search(
 class _Hypotheses:
     """Those of the sentences that are not done: tokens [N, B, 1 + length] and log-probabilities [N, B]; and those ended."""
 
-    def __init__(self, limits, first, end, padding, beam_size, length_penalty, min_length, no_repeat_ngram_size):
+    def __init__(self, limits, begun, end, padding, beam_size, length_penalty, min_length, no_repeat_ngram_size):
         self.limits, self.end, self.padding = limits, end, padding
         self.beam_size, self.length_penalty = beam_size, length_penalty
         self.min_length, self.no_repeat_ngram_size = min_length, no_repeat_ngram_size
         self.sentences = np.arange(len(limits))
-        self.tokens = np.full([len(limits), 1, 1], first)  # one each at first, beam_size from the first step on
+        self.tokens = np.tile(begun, [len(limits), 1, 1])  # one each at first, beam_size from the first step on
         self.scores = np.zeros([len(limits), 1])
         self.ended = [[] for _ in limits]
 

@@ -27,6 +27,8 @@ class TransformerConfig:
     norm: str = one_of("post", "pre")
     activation: str = one_of("relu", "gelu")
     positions: str = one_of("sinusoidal", "learned")
+    scaled: bool
+    embedding_norm: bool
     tying: str = one_of("all", "decoder", "none")
     drop_rate: float = within(low=0, high=1)
     attention_drop_rate: float = within(low=0, high=1)
@@ -84,6 +86,11 @@ class TranslationConfig(Config):
     @property
     def selection(self):
         return self.measure if self.eval.select_by == "BLEU" else Measure("perplexity", higher_is_better=False)
+
+    @property
+    def languages(self):
+        """What the two sides are called."""
+        return self.data.source, self.data.target
 
     def check(self):
         super().check()

@@ -22,9 +22,9 @@ import paddle
 
 from ..durability import files
 from ..errors import UserError
+from .generation import search
 from .tokens import BEGIN, END, FILE, SPECIAL, UNKNOWN
 from .transformer_layers import ACTIVATIONS
-from .translate import search
 
 BOUND = 1e-4  # of the difference between scores, and of what counts as a tie
 AT_ONCE = 64  # sentences of one length that are compared together
@@ -59,8 +59,12 @@ def export_ctranslate2(model, tokens, folder, lines, decode):
         decode: a DecodeConfig, of which the check takes beam, length penalty and maximum length.
 
     Raises:
-        UserError: the folder exists already or cannot be written.
+        UserError: the folder exists already or cannot be written, or the model's embeddings are as BART has them.
     """
+    if model.encoder.scale == 1 or hasattr(model.encoder.embedding_norm, "weight"):
+        raise UserError(
+            "a translator with BART's embeddings is not exported: train with model.scaled=true model.embedding_norm=false"
+        )
     if folder.exists():
         raise UserError(f"{folder} exists already: choose another name")
     unfinished = folder.with_name(folder.name + files.UNFINISHED)

@@ -25,11 +25,13 @@ class Pairs(NamedTuple):
         return Pairs([self.source[n] for n in chosen], [self.target[n] for n in chosen])
 
 
-def read_pairs(folder, names, languages, *, training):
+def read_pairs(folder, names, languages, *, training, answer="translation", longest=LONGEST_LINE):
     """The Pairs of the files `folder`/`name`.`language`, plain or with .gz behind it, for the first of `names` that has both.
 
     Args:
         training: leave out pairs with an empty or over-long side, and say how many; otherwise every line counts.
+        answer: what a line of the second file is of that of the first, for messages.
+        longest: how many characters a line to train on has at most.
 
     Raises:
         UserError: a file is absent, empty, not UTF-8, holds a NUL, or has another number of lines than the other; or no pair
@@ -39,8 +41,8 @@ def read_pairs(folder, names, languages, *, training):
     pairs = Pairs(*map(read_lines, paths))
     if len(pairs.source) != len(pairs.target):
         counts = " but ".join(f"{path.name} has {len(lines):,} lines" for path, lines in zip(paths, pairs))
-        raise UserError(f"{folder}: {counts}: line n of one must be the translation of line n of the other")
-    return _without_odd_ones(pairs, " and ".join(map(str, paths))) if training else pairs
+        raise UserError(f"{folder}: {counts}: line n of one must be the {answer} of line n of the other")
+    return without_odd_ones(pairs, " and ".join(map(str, paths)), longest) if training else pairs
 
 
 def choose(pairs, count):
@@ -121,14 +123,19 @@ def text_of(content, path):
     return text
 
 
-def _without_odd_ones(pairs, source):
+def without_odd_ones(pairs, source, longest):
+    """The Pairs without those that have an empty side, or one of more than `longest` characters; says how many of `source`.
+
+    Raises:
+        UserError: none is left.
+    """
     empty, long = [], []
     for number, sides in enumerate(zip(*pairs)):
         if not all(sides):
             empty.append(number)
-        elif max(map(len, sides)) > LONGEST_LINE:
+        elif max(map(len, sides)) > longest:
             long.append(number)
-    for reason, numbers in (("a side is empty", empty), (f"a side has more than {LONGEST_LINE:,} characters", long)):
+    for reason, numbers in (("a side is empty", empty), (f"a side has more than {longest:,} characters", long)):
         if numbers:
             counts = f"{len(numbers):,} of {len(pairs.source):,} pairs left out"
             say(f"{source}: {counts} because {reason}, the first in line {numbers[0] + 1:,}")

@@ -57,6 +57,17 @@ class Tokens:
         return next(special[name] for name in ENDS if name in special)
 
     @property
+    def begin(self):
+        """The tokens that each text begins with: one where the release of the tokens has it so, as BART's, and else none."""
+        begun = _special(self.tokenizers[-1]).get(SPECIAL[BEGIN])
+        return (begun,) if self._is_byte_level(-1) and begun is not None else ()
+
+    @property
+    def padding(self):
+        """The token that fills up the shorter texts of a batch."""
+        return _special(self.tokenizers[-1])[SPECIAL[PADDING]]
+
+    @property
     def unknown(self):
         """The token that stands for what has none, or -1 where everything has one."""
         return _special(self.tokenizers[-1]).get(SPECIAL[UNKNOWN], -1)
@@ -73,10 +84,11 @@ class Tokens:
         return [found.ids for found in self.tokenizers[side].encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def ended(self, side, texts):
-        """The tokens of each text, END the last, int32 arrays: millions of lists of integers would fill the memory."""
+        """The tokens of each text from `begin` to `end`, int32 arrays: millions of lists of integers would fill the memory."""
+        begin, end = self.begin, self.end
         for start in range(0, len(texts), AT_ONCE):
             for ids in self.encode(side, texts[start : start + AT_ONCE]):
-                yield np.asarray([*ids, self.end], "int32")
+                yield np.asarray([*begin, *ids, end], "int32")
 
     def decode(self, side, ids):
         """The text of some tokens, of which special ones say nothing."""
@@ -84,6 +96,10 @@ class Tokens:
         if self._is_byte_level(side):
             return text
         return self._moses[side].join(text) if self.moses else " ".join(text.split())
+
+    def decode_line(self, side, ids):
+        """As `decode`, with one space in the place of each space, be it the end of a line."""
+        return " ".join(self.decode(side, ids).split())
 
     def _is_byte_level(self, side):
         return isinstance(self.tokenizers[side].decoder, decoders.ByteLevel)

@@ -30,6 +30,8 @@ class Transformer(nn.Layer):
         norm: "post", after each residual connection, or "pre", before each part, with one more at the end of each side.
         activation: "relu", "gelu", the exact one, or "gelu_tanh", its approximation.
         positions: "sinusoidal" or "learned".
+        scaled: embeddings are multiplied by the square root of their width before the positions are added; not so in BART.
+        embedding_norm: a norm behind the sum of embeddings and positions of each side, before its dropout, as BART has it.
         tying: "all", one table for both sides' embeddings and the output; "decoder", one for the target's and the output;
             "none".
         drop_rate, attention_drop_rate, activation_drop_rate: of embeddings and residual connections; of attention
@@ -54,6 +56,8 @@ class Transformer(nn.Layer):
         norm="post",
         activation="relu",
         positions="sinusoidal",
+        scaled=True,
+        embedding_norm=False,
         tying="all",
         drop_rate=0.3,
         attention_drop_rate=0.0,
@@ -77,7 +81,7 @@ class Transformer(nn.Layer):
             attention_drop_rate=attention_drop_rate,
             activation_drop_rate=activation_drop_rate,
         )
-        of_stack = (embed_dim, norm, positions, padding, max_length, drop_rate)
+        of_stack = (embed_dim, norm, positions, padding, max_length, drop_rate, scaled, embedding_norm)
         self.encoder = Stack([EncoderLayer(**of_layer) for _ in range(encoder_layers)], *of_stack)
         self.decoder = Stack([DecoderLayer(**of_layer) for _ in range(decoder_layers)], *of_stack)
         self.source_embedding = embedding(source_vocabulary, embed_dim, padding)
@@ -141,10 +145,10 @@ class Transformer(nn.Layer):
 class Stack(nn.Layer):
     """The layers of one side, its positions before them and, where the layers have their norms first, a norm behind them.
 
-    `scaled`: embeddings are multiplied by the square root of their width before the positions are added.
+    `scaled` and `embedding_norm` as in Transformer.
     """
 
-    def __init__(self, layers, embed_dim, norm, positions, padding, max_length, drop_rate, scaled=True):
+    def __init__(self, layers, embed_dim, norm, positions, padding, max_length, drop_rate, scaled=True, embedding_norm=False):
         super().__init__()
         self.max_length = max_length
         self.scale = math.sqrt(embed_dim) if scaled else 1.0
@@ -154,12 +158,13 @@ class Stack(nn.Layer):
         else:
             table = sinusoids(padding + 1 + max_length, embed_dim)[padding + 1 :]  # fairseq counts from there
             self.register_buffer("embed_positions", paddle.to_tensor(table), persistable=False)
+        self.embedding_norm = LayerNorm(embed_dim) if embedding_norm else nn.Identity()
         self.dropout = Dropout(drop_rate)
         self.layers = nn.LayerList(layers)
         self.layer_norm = LayerNorm(embed_dim) if norm == "pre" else nn.Identity()
 
     def embed(self, tokens, table, first=0):
-        """The sum of the embeddings of tokens [N, L] in `table`, scaled, and of the positions from `first` on: [N, L, D].
+        """The sum of the embeddings of tokens [N, L] in `table` and of the positions from `first` on: [N, L, D].
 
         Raises:
             UserError: there are not so many positions.
@@ -168,7 +173,7 @@ class Stack(nn.Layer):
         if last > self.max_length:
             raise UserError(f"a sentence of {last} tokens is longer than model.max_length {self.max_length}")
         x = table(tokens) * self.scale if self.scale != 1 else table(tokens)
-        return x + self.embed_positions[first:last].expand(x.shape)
+        return self.embedding_norm(x + self.embed_positions[first:last].expand(x.shape))
 
     def forward(self, x, *context, passes=1, shared=0, recompute=False):
         """[N, L, D] -> [passes * N, L, D]; the first `shared` layers and the dropout before them are of all passes."""

@@ -15,8 +15,8 @@ from rdrop_paddle.text import ctranslate2_export
 from rdrop_paddle.text.batches import padded
 from rdrop_paddle.text.config import DecodeConfig
 from rdrop_paddle.text.ctranslate2_export import Check, check, export_ctranslate2, load, write
+from rdrop_paddle.text.generation import generate
 from rdrop_paddle.text.tokens import END, PADDING, Tokens, train_tokens
-from rdrop_paddle.text.translate import translate
 
 DECODE = DecodeConfig(
     beam=5, length_penalty=1.0, min_length=1, max_length_a=1.0, max_length_b=20, no_repeat_ngram=0, max_tokens=400
@@ -75,7 +75,7 @@ def exported(request, tmp_path_factory):
 def test_translations_are_the_same(exported):
     model, tokens, _, found = exported
     assert found.passed and found.same + found.tied + found.cut == 220 and found.same >= 200
-    texts = [best.text for best, *_ in translate(model, tokens, sentences(50, seed=1), DECODE)]
+    texts = [best.text for best, *_ in generate(model, tokens, sentences(50, seed=1), DECODE)]
     assert len(set(texts)) > 20 and np.std([len(text) for text in texts]) > 2  # they are worth comparing
 
 
@@ -106,7 +106,7 @@ def test_the_folder_is_all_that_a_translation_needs(exported):
     rules = dict(beam_size=5, return_end_token=True, min_decoding_length=0, max_decoding_length=60)
     found = translator.translate_batch([alone.pieces(0, ids) for ids in alone.encode(0, lines)], **rules)
     ids = [[alone.tokenizers[1].token_to_id(piece) for piece in one.hypotheses[0]] for one in found]
-    expected = translate(model, tokens, lines, dataclasses.replace(DECODE, min_length=0))
+    expected = generate(model, tokens, lines, dataclasses.replace(DECODE, min_length=0))
     assert [alone.decode(1, one) for one in ids] == [best.text for best, *_ in expected]
 
 

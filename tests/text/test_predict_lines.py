@@ -10,8 +10,8 @@ from PIL import Image
 from rdrop_paddle import UserError
 from rdrop_paddle.durability import checkpoint
 from rdrop_paddle.text.attention_map import attention_map
+from rdrop_paddle.text.generation import generate
 from rdrop_paddle.text.tokens import END
-from rdrop_paddle.text.translate import translate
 
 LINES = ["Hund rennt.", "", "zwei Kinder spielen im Gras."]
 
@@ -39,7 +39,7 @@ def predict(translation, translation_overrides, main_of, tmp_path, monkeypatch):
 
 
 def test_a_line_in_is_a_line_out_from_standard_input_and_from_files(predict, tmp_path, capsys):
-    expected = [best[0].text if best else "" for best in translate(predict.task.model, predict.task.tokens, LINES,
+    expected = [best[0].text if best else "" for best in generate(predict.task.model, predict.task.tokens, LINES,
                                                                    predict.task.config.decode)]  # fmt: skip
     assert predict(given="\r\n".join(LINES).encode()) == 0
     assert capsys.readouterr().out.split("\n") == [*expected, ""]

@@ -23,6 +23,8 @@ PARAMETERS = {
     ("base", 37_000, 37_000, "all", "post"): 63_082_496,
     ("big", 37_000, 37_000, "all", "post"): 214_245_376,
     ("big", 70_000, 70_000, "none", "pre"): 391_401_472,
+    ("bart_base", 50_265, 50_265, "all", "post"): 139_417_344,  # 139,420,416 with the 4 rows that stand for no position
+    ("bart_large", 50_265, 50_265, "all", "post"): 406_287_360,  # 406,291,456
 }
 
 
@@ -62,8 +64,9 @@ def test_parameter_counts(key):
     sizes = dataclasses.asdict(with_numbers(Section(name)))
     sizes.pop("name")
     vocabularies = dict(source_vocabulary=source_vocabulary, target_vocabulary=target_vocabulary, padding=PADDING)
+    of_bart = dict(positions="learned", embedding_norm=True, max_length=1024) if name.startswith("bart") else {}
     with paddle.LazyGuard():  # shapes only
-        model = Transformer(**vocabularies, **sizes, tying=tying, norm=norm)
+        model = Transformer(**vocabularies, **sizes, **of_bart, tying=tying, norm=norm)
     assert sum(int(np.prod(p.shape)) for p in model.parameters()) == PARAMETERS[key]
 
 

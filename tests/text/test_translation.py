@@ -13,9 +13,10 @@ from safetensors import safe_open
 from rdrop_paddle import UserError, evaluate, load_config
 from rdrop_paddle.durability import checkpoint
 from rdrop_paddle.loss import RDropLoss, cross_entropy
+from rdrop_paddle.text.generation import generate
+from rdrop_paddle.text.sequence_to_sequence import SHOWN
 from rdrop_paddle.text.tokens import END, PADDING
-from rdrop_paddle.text.translate import translate
-from rdrop_paddle.text.translation import SHOWN, Translation
+from rdrop_paddle.text.translation import Translation
 
 train = functools.partial(train_text, Translation)
 
@@ -52,7 +53,7 @@ def test_the_scores_of_a_split_are_sacrebleus_and_the_models_perplexity(translat
     task = translation()
     score = evaluate(task, "test")
     task.model.eval()
-    found = translate(task.model, task.tokens, task.pairs("test").source, task.config.decode)
+    found = generate(task.model, task.tokens, task.pairs("test").source, task.config.decode)
     best, references = [one[0].text for one in found], task.pairs("test").target
     assert score["BLEU"] == sacrebleu.corpus_bleu(best, [references]).score
     assert score["chrF"] == sacrebleu.corpus_chrf(best, [references]).score

@@ -5,8 +5,8 @@ import pytest
 from rdrop_paddle import Transformer
 from rdrop_paddle.text.beam_search import beam_search
 from rdrop_paddle.text.config import DecodeConfig
+from rdrop_paddle.text.generation import generate, search
 from rdrop_paddle.text.tokens import END, PADDING, train_tokens
-from rdrop_paddle.text.translate import search, translate
 
 WORDS = ["ein", "kleiner", "Hund", "rennt", "durch", "das", "hohe", "Gras", "und", "bellt", "einen", "roten", "Ball", "an"]
 ENGLISH = ["a", "small", "dog", "runs", "through", "the", "high", "grass", "and", "barks", "at", "a", "red", "ball"]
@@ -44,18 +44,18 @@ def assert_same(found, expected):
 
 
 def test_a_lines_translations_depend_on_no_other_line(model, tokens, lines):
-    found = translate(model, tokens, lines, DECODE)
+    found = generate(model, tokens, lines, DECODE)
     assert [len(row) for row in found] == [DECODE.beam if line else 0 for line in lines]
     assert len({row[0].text for row in found if row}) > 10  # they differ, so that a wrong order would show
-    assert_same(found, [translate(model, tokens, [line], DECODE)[0] for line in lines])
-    assert_same(found[::-1], translate(model, tokens, lines[::-1], DECODE))
+    assert_same(found, [generate(model, tokens, [line], DECODE)[0] for line in lines])
+    assert_same(found[::-1], generate(model, tokens, lines[::-1], DECODE))
 
 
 def test_translations_are_those_of_the_search_and_decoded(model, tokens, lines):
     (source,) = tokens.encode(0, lines[7:8])
     (hypotheses,) = search(model, paddle.to_tensor([[*source, END]]), DECODE)
     expected = [(tokens.decode(1, one.tokens), pytest.approx(one.score, abs=1e-5)) for one in hypotheses]
-    assert translate(model, tokens, lines, DECODE)[7] == expected
+    assert generate(model, tokens, lines, DECODE)[7] == expected
     assert set(expected[0][0]) <= set(" ".join(ENGLISH))
 
 
@@ -63,7 +63,7 @@ def test_what_is_translated_at_once_is_bounded(model, tokens, lines, monkeypatch
     sizes, done = [], []
     encode = model.encode
     monkeypatch.setattr(model, "encode", lambda source: sizes.append(source.shape) or encode(source))
-    translate(model, tokens, lines, DECODE, progress=done.append)
+    generate(model, tokens, lines, DECODE, progress=done.append)
     assert max(rows * length for rows, length in sizes) <= DECODE.max_tokens
     assert sum(rows for rows, _ in sizes) == sum(map(bool, lines)) and len(sizes) == 3
     assert done == list(3 + np.cumsum([rows for rows, _ in sizes]))  # 3 are empty
@@ -74,24 +74,24 @@ def test_a_line_that_is_too_long_is_cut_and_said(model, tokens, capsys):
     fits = " ".join(WORDS) + " ein" * (longest - len(WORDS))
     assert len(tokens.encode(0, [fits])[0]) == longest
     long = fits + " Hund bellt"
-    found = translate(model, tokens, ["", long, fits, long], DECODE)
+    found = generate(model, tokens, ["", long, fits, long], DECODE)
     assert "2 lines cut to the 19 tokens that the model has positions for (model.max_length), the first in line 2" in (
         capsys.readouterr().err
     )
     assert_same(found, [[], found[2], found[2], found[2]])
-    translate(model, tokens, [fits], DECODE)
+    generate(model, tokens, [fits], DECODE)
     assert not capsys.readouterr().err
 
 
 def test_lines_without_words_have_no_translation(model, tokens):
-    assert translate(model, tokens, [], DECODE) == []
-    assert translate(model, tokens, ["", " \t", "\u2028\u00a0"], DECODE) == [[], [], []]
+    assert generate(model, tokens, [], DECODE) == []
+    assert generate(model, tokens, ["", " \t", "\u2028\u00a0"], DECODE) == [[], [], []]
 
 
 def test_a_hostile_line_harms_no_other(model, tokens, lines):
     hostile = ["<pad> <pad>", "</s>", "\x00", "\u202e\u0300", "▁", "a" * 5000, "日本"]
-    found = translate(model, tokens, [*hostile, lines[5]], DECODE)
-    assert_same(found[-1:], translate(model, tokens, lines[5:6], DECODE))
+    found = generate(model, tokens, [*hostile, lines[5]], DECODE)
+    assert_same(found[-1:], generate(model, tokens, lines[5:6], DECODE))
     ids = tokens.encode(0, hostile)
     assert not {PADDING, END} & {number for sentence in ids for number in sentence}
 

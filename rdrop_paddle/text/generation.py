@@ -1,4 +1,4 @@
-"""Lines in, translations out: how every line of a text gets its own, whatever else is translated with it."""
+"""Lines in, answers out, such as translations: how every line gets its own, whatever else is answered with it."""
 
 from typing import NamedTuple
 
@@ -8,55 +8,57 @@ import paddle
 from ..console import say
 from .batches import cut, padded
 from .beam_search import beam_search
-from .tokens import END, PADDING
+from .tokens import END
 
 
-class Translated(NamedTuple):
-    """One of the translations of a line."""
+class Generated(NamedTuple):
+    """One of the answers to a line."""
 
     text: str
     score: float  # log-probability / length ** decode.length_penalty
 
 
-def translate(model, tokens, lines, decode, *, progress=None):
-    """The translations of each of `lines`: lists of at most decode.beam Translated, the best first, in the lines' order.
+def generate(model, tokens, lines, decode, *, progress=None):
+    """The answers to each of `lines`: lists of at most decode.beam Generated, the best first, in the lines' order.
 
     An empty line has none. What the model has no positions for is cut off at the line's end, which is said with its count.
     The model should be in evaluation mode.
 
     Args:
         tokens: the model's Tokens.
-        decode: a DecodeConfig; sentences of about one length are translated together, at most decode.max_tokens tokens of
-            theirs at once, padding counted.
+        decode: a DecodeConfig; lines of about one length are answered together, at most decode.max_tokens tokens of theirs
+            at once, padding counted.
         progress: a function of how many of the lines are done, called after each part of them.
 
     Raises:
         UserError: no length is left between decode's minimum and maximum.
     """
-    sources = tokens.encode(0, lines)
-    _say_cut([len(source) for source in sources], model.max_length - 1)
-    sources = [[*source[: model.max_length - 1], END] for source in sources]
+    begin, end, sources = tokens.begin, tokens.end, tokens.encode(0, lines)
+    room = model.max_length - len(begin) - 1
+    _say_cut([len(source) for source in sources], room)
+    done = sum(not source for source in sources)  # the empty ones
+    sources = [[*begin, *source[:room], end] for source in sources]
     lengths = np.asarray(list(map(len, sources)), int)
     order = np.argsort(lengths, kind="stable")
     found = [[] for _ in lines]
-    done = int((lengths == 1).sum())  # the empty ones
     for part in cut(lengths, order[done:], decode.max_tokens):
-        source = paddle.to_tensor(padded([sources[number] for number in part], PADDING))
-        for number, hypotheses in zip(part, search(model, source, decode)):
-            found[number] = [Translated(tokens.decode(1, one.tokens), one.score) for one in hypotheses]
+        source = paddle.to_tensor(padded([sources[number] for number in part], tokens.padding))
+        for number, hypotheses in zip(part, search(model, source, decode, end=end, begin=begin)):
+            found[number] = [Generated(tokens.decode_line(1, one.tokens), one.score) for one in hypotheses]
         done += len(part)
         if progress:
             progress(done)
     return found
 
 
-def search(model, source, decode):
-    """Lists of Hypothesis, the best first, of sentences [N, S] that end in END, by a DecodeConfig."""
+def search(model, source, decode, *, end=END, begin=()):
+    """Lists of Hypothesis, the best first, of sources [N, S] by a DecodeConfig; texts begin with `begin` and end with `end`."""
     return beam_search(
         model,
         source,
-        first=END,
-        end=END,
+        first=end,  # as fairseq and BART do, a target begins with the end of the one before
+        end=end,
+        forced=begin,
         beam_size=decode.beam,
         length_penalty=decode.length_penalty,
         min_length=decode.min_length,
