@@ -84,7 +84,7 @@ def _choose_fonts(figure, path):
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # one for each character
 
 
-def _in_words(split):
+def _name_of(split):
     return SPLITS.get(split, split)  # one of a task's own, such as MNLI's second test set, by its name
 
 
@@ -245,7 +245,7 @@ def alpha_figure(groups, baseline, measure):
     axes.set_xticks(alphas, [f"{alpha:g}" if alpha else "0\n(no KL)" for alpha in alphas])
     axes.minorticks_off()
     axes.set_xlabel(r"$\alpha$, weight of the KL divergence of an image")
-    axes.set_ylabel(f"{_in_words(groups[baseline][0].split)} {measure.label()}")
+    axes.set_ylabel(f"{_name_of(groups[baseline][0].split)} {measure.label()}")
     axes.legend()
     return figure
 
@@ -273,7 +273,7 @@ def cost_figure(groups, measure):
         axes.errorbar(time, mean, reach, fmt="D", color=colour, capsize=3, label=label)
     axes.set_xlim(0, 1.08 * axes.get_xlim()[1])
     axes.set_xlabel("time of an update, ms (fastest run)")
-    axes.set_ylabel(f"{_in_words(next(iter(groups.values()))[0].split)} {measure.label()}")
+    axes.set_ylabel(f"{_name_of(next(iter(groups.values()))[0].split)} {measure.label()}")
     axes.legend(title=f"mean and range of {_seeds(*groups.values())}", alignment="left")
     baseline = [run.milliseconds for runs in groups.values() for run in runs if run.passes == 1]
     if baseline:
