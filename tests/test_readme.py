@@ -186,6 +186,20 @@ def test_the_costs_are_those_that_were_measured(name, words):
     assert words.format(cost=1 / ratio["median"], ratio=ratio["median"]) in " ".join(SPEEDS.split())
 
 
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("translation_cost", "an R-Drop update costs {cost} baseline updates"),
+        ("translation_cost_shared", "with the whole encoder shared (`rdrop.shared_blocks=3`) {cost}"),
+        ("translation_cost_shared_iwslt", "(`rdrop.shared_blocks=6`) it costs {cost}"),
+    ],
+)
+def test_the_costs_of_translation_are_those_that_were_measured(name, words):
+    ratio = json.loads((SPEED / f"{name}.json").read_text())["ratio"]
+    cost = f"{1 / ratio['median']:.2f} ({1 / ratio['max']:.2f} to {1 / ratio['min']:.2f})"
+    assert words.format(cost=cost) in " ".join(SPEEDS.split())
+
+
 def test_the_paper_to_cite_is_the_same_everywhere():
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())["preferred-citation"]
     authors = " and ".join(f"{author['family-names']}, {author['given-names']}" for author in cited["authors"])
