@@ -156,6 +156,7 @@ def test_the_other_side_is_torch_or_has_changes_of_its_own():
         side.against(["ranks=none"])
 
 
+@pytest.mark.slow
 @pytest.mark.launcher
 def test_training_on_two_ranks_against_torch(run_tool, tiny_overrides, tmp_path):
     pytest.importorskip("torch")

@@ -163,7 +163,7 @@ def test_a_signal_to_one_rank_stops_all_of_them(job):
 
 
 @pytest.mark.launcher
-@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("killed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_when_a_rank_is_killed_the_job_ends_and_its_name_is_said(job, killed):
     running = job("killed", ranks=2, overrides=["train.steps=10000"])
     running.wait_for_update(12)
