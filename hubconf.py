@@ -54,14 +54,9 @@ def language_model(run, weights="best.safetensors"):
     Raises:
         rdrop_paddle.UserError: the config or the weights are not there, damaged, or do not belong together.
     """
-    from rdrop_paddle import tasks
-
-    task = tasks.build_task(rdrop_paddle.load_config(pathlib.Path(run) / "config.yaml"))
-    task.load_weights(pathlib.Path(run) / weights)
-    model = task.model
-    model.eval()
-    model.continue_text = lambda texts: [found.prompt + found.continuation for found in task.continue_text(texts)]
-    return model
+    task = _trained(run, weights)
+    task.model.continue_text = lambda texts: [found.prompt + found.continuation for found in task.continue_text(texts)]
+    return task.model
 
 
 def translator(run, weights="best.safetensors"):
@@ -108,9 +103,8 @@ def classifier(run, weights="best.safetensors"):
         rdrop_paddle.UserError: the config or the weights are not there, damaged, or do not belong together.
     """
     task = _trained(run, weights)
-    model = task.model
-    model.classify = task.classify
-    return model
+    task.model.classify = task.classify
+    return task.model
 
 
 def _best(task, lines):
