@@ -8,7 +8,6 @@ import re
 import numpy as np
 
 from ..errors import UserError
-from ..weights import belongings
 from ..weights.loading import SourceWeights
 from ..weights.naming import renamed
 from . import claims
@@ -25,7 +24,6 @@ NAMES = [
     (_LAYER + r"fc[12]\.(?:weight|bias))", r"\1"),
 ]
 _PRODUCT = r".*(?:_proj|fc[12])\.weight"
-WIDTH = 64  # of a head in all BARTs that were published
 IMPLIED = dict(norm="post", positions="learned", scaled=False, embedding_norm=True, tying="all")  # by the tensors' names
 ONLY = {  # what BARTs here can be, by its name in a config.json
     "model_type": ("bart",),
@@ -70,10 +68,8 @@ def from_bart(container, arrays, sha256, path):
 
 
 def implied(path, width):
-    """({key of the section `model`: value}, source) of what weights under these names are, with embeddings `width` wide."""
-    told = belongings.read_beside(path, "config.json") is not None
-    published = {} if told else dict(activation="gelu", num_heads=None if width % WIDTH else width // WIDTH)
-    return IMPLIED | published, "BART, whose tensors these are" + ("" if told else ", where no config.json lies beside them")
+    """What weights under these names are, as claims.py gives it."""
+    return claims.implied(path, width, "BART", IMPLIED, activation="gelu")
 
 
 def _settings(config):

@@ -7,6 +7,7 @@ from ..errors import UserError
 from ..weights import belongings
 
 MODEL = "model"  # what belongs to weights, by its name
+WIDTH = 64  # of a head in all BARTs and GPT-2s that were published
 
 
 class Foreign(NamedTuple):
@@ -15,6 +16,21 @@ class Foreign(NamedTuple):
     here: str  # what models of the kind are called in messages, such as "the encoders here"
     only: Dict[str, Tuple]  # {name in it: the values that models here can have}
     settings: Callable[[Dict[str, Any]], Dict[str, Any]]  # its values -> {key of the section `model`: value, or None}
+
+
+def implied(path, width, kind, by_names, *, activation):
+    """({key of the section `model`: value}, source) of what weights are that have the names of a kind's tensors.
+
+    Args:
+        width: of the embeddings.
+        kind: "BART", for instance.
+        by_names: what the names of the tensors imply; without a config.json the weights are as those that were published,
+            which have this `activation`, too.
+    """
+    told = belongings.read_beside(path, "config.json") is not None
+    published = {} if told else dict(activation=activation, num_heads=None if width % WIDTH else width // WIDTH)
+    source = f"{kind}, whose tensors these are" + ("" if told else ", where no config.json lies beside them")
+    return by_names | published, source
 
 
 def check(path, here, foreign, *, apart_from=()):

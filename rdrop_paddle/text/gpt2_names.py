@@ -7,7 +7,6 @@ import re
 
 import numpy as np
 
-from ..weights import belongings
 from ..weights.loading import SourceWeights
 from ..weights.naming import renamed
 from . import claims
@@ -27,7 +26,6 @@ NAMES = [
 ]
 _DROPPED = [(_LAYER + r"attn\.(?:bias|masked_bias)", "hides later positions, no weight")]
 ANCHOR = r"(?:transformer\.)?wte\.weight"
-WIDTH = 64  # of a head in all GPT-2s that were published
 IMPLIED = dict(norm="pre", positions="learned", scaled=False)  # by the names of the tensors
 ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
@@ -70,10 +68,8 @@ def from_gpt2(container, arrays, sha256):
 
 
 def implied(path, width):
-    """({key of the section `model`: value}, source) of what weights under these names are, with embeddings `width` wide."""
-    told = belongings.read_beside(path, "config.json") is not None
-    published = {} if told else dict(activation="gelu_tanh", num_heads=None if width % WIDTH else width // WIDTH)
-    return IMPLIED | published, "GPT-2, whose tensors these are" + ("" if told else ", where no config.json lies beside them")
+    """What weights under these names are, as claims.py gives it."""
+    return claims.implied(path, width, "GPT-2", IMPLIED, activation="gelu_tanh")
 
 
 def _settings(config):

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from rdrop_paddle import UserError, load_config
 from rdrop_paddle.durability.checkpoint import model_arrays, save_weights
-from rdrop_paddle.text import gpt2_names
+from rdrop_paddle.text import claims
 from rdrop_paddle.text.continuation import generate
 from rdrop_paddle.text.language_model import LanguageModel
 from rdrop_paddle.text.language_model_weights import belongings, load_weights, tokens_of
@@ -181,7 +181,7 @@ def test_a_config_beside_the_weights_is_compared_and_the_setting_named(folder, c
     ids=str,
 )
 def test_what_gpt2_is_without_a_word_is_compared_too(folder, settings, message, monkeypatch):
-    monkeypatch.setattr(gpt2_names, "WIDTH", 8)
+    monkeypatch.setattr(claims, "WIDTH", 8)
     (folder / "config.json").unlink()
     with pytest.raises(UserError, match=message):
         load_weights(language_model(), folder, config(**settings))
