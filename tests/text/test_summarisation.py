@@ -137,6 +137,10 @@ def test_weights_have_their_tokens_and_settings_with_them(summarisation, overrid
     assert evaluate(task, "test") == expected
     with pytest.raises(UserError, match="model.scaled is True, but .* was trained with model.scaled=False: give these"):
         Summarisation(load_config(None, [*overrides, "model.scaled=true"])).load_weights(weights)
+    trained.tokens.languages = ("de", "en")
+    checkpoint.save_best(tmp_path, trained.model, trained.belongings(), update=1)
+    with pytest.raises(UserError, match="best.safetensors translates de to en: give weights of a summariser"):
+        task.load_weights(tmp_path / "best.safetensors")
 
 
 def test_a_minimum_that_no_summary_can_reach_is_found_when_the_config_is_read():
