@@ -1,6 +1,7 @@
 """What the workers of speed.py share: time repeats of a piece of work and write the figures of one rank."""
 
 import json
+import os
 import resource
 import sys
 import time
@@ -47,3 +48,18 @@ def peak_memory():
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
     now = {name.rstrip(":"): int(size) for name, size, _ in map(str.split, lines)}
     return peak - (now["Rss"] - now["Pss"]) / 1e6
+
+
+def run_in_torch(worker):
+    """A torch side's main; `worker(config, side, rank, ranks)` gives the function that is timed, by a Side as a dictionary."""
+    import torch
+
+    from benchmarks.torch_reference import start_ranks
+    from rdrop_paddle import load_config
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    chosen = specification()
+    rank, ranks = start_ranks()
+    once = worker(load_config(chosen["config"], chosen["overrides"]), chosen, rank, ranks)
+    report(once, rank=rank, ceiling=fastest_product(torch.ones))
+    return 0

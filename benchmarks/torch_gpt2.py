@@ -33,9 +33,9 @@ def load(model, arrays):
         _read(model, name, lambda parameter: parameter).copy_(torch.from_numpy(array))
 
 
-def as_named_here(model, names, read):
+def in_paddle_layout(model, names, read):
     """{name as in rdrop_paddle: array} of `read(parameter)`, the parameter or its gradient."""
-    return {name: _read(model, name, read).numpy() for name in names}
+    return {name: _read(model, name, lambda parameter: torch.as_tensor(read(parameter))).numpy() for name in names}
 
 
 def _read(model, name, read):

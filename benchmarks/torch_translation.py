@@ -3,87 +3,70 @@
 python benchmarks/torch_translation.py SPECIFICATION.json FOLDER
 """
 
-import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import speed_worker
-from rdrop_paddle import UserError, command_line, load_config
-
-
-def main():
-    import torch
-
-    from benchmarks.torch_reference import start_ranks
-
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    chosen = speed_worker.specification()
-    rank, ranks = start_ranks()
-    config = load_config(chosen["config"], chosen["overrides"])
-    once = worker(config, chosen, rank, ranks)
-    speed_worker.report(once, rank=rank, ceiling=speed_worker.fastest_product(torch.ones))
-    return 0
+from rdrop_paddle import UserError, command_line
 
 
 def worker(config, chosen, rank, ranks):
     """The function that is timed, by a Side as a dictionary."""
-    from rdrop_paddle.text.sizes import with_numbers
+    from benchmarks.torch_transformer import training
+    from rdrop_paddle.text.tokens import PADDING
 
-    numbers = with_numbers(config.model)
-    if (numbers.norm, numbers.activation, numbers.positions, numbers.tying) != ("post", "relu", "sinusoidal", "all"):
-        raise UserError("torch's side has model.norm=post, activation=relu, positions=sinusoidal and tying=all alone")
     if chosen["evaluation"]:
         if chosen["weights"] is None:
             raise UserError("how long a search takes depends on the weights: give trained ones with --weights")
-        return searching(config, numbers, Path(chosen["weights"]), rank, ranks)
-    return training(config, numbers, rank, ranks)
+        return searching(config, Path(chosen["weights"]), rank, ranks)
+    model, batches = model_and_batches(config)
+    return training(model, batches, PADDING, config, rank, ranks)
 
 
-def training(config, numbers, rank, ranks):
-    """A function that makes an update, with the Transformer and the loss of torch_transformer.py."""
-    import torch
+def model_and_batches(config):
+    """(Transformer, micro-batches of the training text without end: source, target_in and labels, int64 arrays)"""
+    from rdrop_paddle.text.corpora import read_split
+    from rdrop_paddle.text.tokens import train_tokens
 
-    from benchmarks.torch_reference import build_optimizer, step
-    from benchmarks.torch_transformer import Transformer, loss_of
-    from rdrop_paddle.text.tokens import PADDING
-
-    train = config.train
-    tokens, batches = training_batches(config)
-    names = ("encoder_layers", "decoder_layers", "embed_dim", "ffn_dim", "num_heads", "drop_rate", "max_length")
-    sizes = {name: getattr(numbers, name) for name in names}
-    model = Transformer(vocabulary=tokens.sizes[0], padding=PADDING, **sizes).train()
-    optimizer = build_optimizer(model.parameters(), train)
-    rdrop = dict(passes=config.rdrop.passes, alpha=config.rdrop.alpha, label_smoothing=train.label_smoothing)
-
-    def once():
-        micro_batches = [[torch.from_numpy(array) for array in next(batches)] for _ in range(train.accumulation)]
-        positions = [int((labels != PADDING).sum()) for _, _, labels in micro_batches]
-        for batch, count in list(zip(micro_batches, positions))[rank::ranks]:
-            (loss_of(model, *batch, **rdrop) * count / sum(positions)).backward()
-        step(model, optimizer, train.clip_norm)
-        return sum(positions), 0.0
-
-    return once
+    data, pairs = config.data, read_split(config.data, "train")
+    options = dict(vocabulary_size=data.vocabulary_size, lowercase=data.lowercase, moses=data.moses)
+    tokens = train_tokens(config.languages, pairs, joint=True, **options)
+    return model_of(config, tokens), training_batches(config, *ended(tokens, pairs))
 
 
-def searching(config, numbers, weights, rank, ranks):
+def model_of(config, tokens):
+    """The Transformer of torch_transformer.py with a config's numbers."""
+    from benchmarks.torch_transformer import Transformer, settings_of
+    from rdrop_paddle.text.sizes import with_numbers
+
+    alone = dict(norm="post", tying="all", activation_drop_rate=0.0, weights="")
+    settings = settings_of(with_numbers(config.model), **alone)
+    return Transformer(vocabulary=tokens.sizes[0], padding=tokens.padding, **settings)
+
+
+def searching(config, weights, rank, ranks):
     """A function that weighs the references of eval.split and translates it, by transformers' Marian with its cache."""
     import torch
     from safetensors.numpy import load_file
 
-    from benchmarks import torch_marian
+    from benchmarks import torch_bart
     from benchmarks.torch_reference import sum_over_ranks
     from benchmarks.torch_transformer import sinusoids
+    from rdrop_paddle.text.sizes import with_numbers
     from rdrop_paddle.text.tokens import END, FILE, PADDING, Tokens
 
+    numbers = with_numbers(config.model)
+    if (numbers.norm, numbers.positions, numbers.tying) != ("post", "sinusoidal", "all"):
+        raise UserError("torch's search has model.norm=post, positions=sinusoidal and tying=all alone")
     tokens = Tokens.read(weights.with_name(FILE))
     names = ("encoder_layers", "decoder_layers", "embed_dim", "ffn_dim", "num_heads", "activation", "max_length")
     sizes = {name: getattr(numbers, name) for name in names}
-    model = torch_marian.build_marian(vocabulary=tokens.sizes[0], padding=PADDING, end=END, **sizes)
+    model = torch_bart.build_marian(vocabulary=tokens.sizes[0], padding=PADDING, end=END, **sizes)
     model.set_attn_implementation("sdpa")
-    torch_marian.load(model, load_file(weights), sinusoids(numbers.max_length, numbers.embed_dim).numpy())
+    torch_bart.load(model, load_file(weights))
+    torch_bart.load_positions(model, sinusoids(numbers.max_length, numbers.embed_dim).numpy())
     model.generation_config.bad_words_ids = None  # Marian's own never gives padding, which these weights know of themselves
     decode = config.decode
     settings = dict(num_beams=decode.beam, length_penalty=decode.length_penalty, early_stopping=True, do_sample=False)
@@ -93,7 +76,7 @@ def searching(config, numbers, weights, rank, ranks):
     def once():
         loss = torch.zeros([])
         for source, target_in, labels in ([torch.from_numpy(array) for array in batch] for batch in batches[rank::ranks]):
-            logits = torch_marian.logits(model, source, target_in)
+            logits = torch_bart.logits(model, source, target_in)
             loss += torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=PADDING)
             longest = int(decode.max_length_a * source.shape[1] + decode.max_length_b)
             model.generate(source, attention_mask=(source != PADDING).long(), max_new_tokens=longest, **settings)
@@ -103,26 +86,18 @@ def searching(config, numbers, weights, rank, ranks):
     return once
 
 
-def training_batches(config):
-    """(Tokens, micro-batches of the training text without end: source, target_in and labels, int64 arrays)"""
+def training_batches(config, source, target):
+    """Micro-batches of the tokens of both sides without end: source, target_in and labels, int64 arrays."""
     import numpy as np
 
     from rdrop_paddle.text import batches
-    from rdrop_paddle.text.corpora import read_split
-    from rdrop_paddle.text.tokens import train_tokens
 
-    data, train = config.data, config.train
-    pairs = read_split(data, "train")
-    options = dict(vocabulary_size=data.vocabulary_size, lowercase=data.lowercase, moses=data.moses)
-    tokens = train_tokens((data.source, data.target), pairs, joint=data.vocabulary == "joint", **options)
-    source, target = ended(tokens, pairs)
     fits = [n for n, sides in enumerate(zip(source, target)) if max(map(len, sides)) <= config.model.max_length]
-    source, target = [source[n] for n in fits], [target[n] for n in fits]
+    source, target = ([side[n] for n in fits] for side in (source, target))
     lengths = np.asarray([max(map(len, sides)) for sides in zip(source, target)])
-    order = batches.training_order(
-        lengths, data.max_tokens, accumulation=train.accumulation, seed=train.seed, rank=0, ranks=1, first_update=1
-    )
-    return tokens, (arrays(source, target, indices) for indices in order)
+    cut = dict(accumulation=config.train.accumulation, seed=config.train.seed, rank=0, ranks=1, first_update=1)
+    order = batches.training_order(lengths, config.data.max_tokens, **cut)
+    return (arrays(source, target, indices) for indices in order)
 
 
 def evaluation_batches(config, tokens):
@@ -140,9 +115,7 @@ def evaluation_batches(config, tokens):
 
 def ended(tokens, pairs):
     """The tokens of both sides, END the last of each."""
-    from rdrop_paddle.text.tokens import END
-
-    return [[[*ids, END] for ids in tokens.encode(side, texts)] for side, texts in enumerate(pairs)]
+    return [list(tokens.ended(side, texts)) for side, texts in enumerate(pairs)]
 
 
 def arrays(source, target, indices):
@@ -156,4 +129,4 @@ def arrays(source, target, indices):
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run(lambda: speed_worker.run_in_torch(worker))

@@ -7,6 +7,8 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from benchmarks.align import Alignment
+from benchmarks.align_language_modelling import LanguageModellingAlignment
+from benchmarks.align_summarisation import SummarisationAlignment
 from benchmarks.align_translation import TranslationAlignment
 from benchmarks.align_understanding import UnderstandingAlignment
 from benchmarks.comparison import relative_difference, summary
@@ -25,6 +27,18 @@ def alignment(tmp_path, monkeypatch):
 def of_translation(tmp_path, monkeypatch):
     monkeypatch.setenv("RDROP_DATA", str(tmp_path / "empty"))
     return TranslationAlignment(tmp_path / "alignment")
+
+
+@pytest.fixture
+def of_summarisation(tmp_path, monkeypatch):
+    monkeypatch.setenv("RDROP_DATA", str(tmp_path / "empty"))
+    return SummarisationAlignment(tmp_path / "alignment")
+
+
+@pytest.fixture
+def of_language_modelling(tmp_path, monkeypatch):
+    monkeypatch.setenv("RDROP_DATA", str(tmp_path / "empty"))
+    return LanguageModellingAlignment(tmp_path / "alignment")
 
 
 @pytest.fixture
@@ -81,20 +95,27 @@ def test_the_fused_loss_and_its_gradients_agree_with_torch(of_translation):
     assert len(rows) == 2 and all(row.passed for row in rows), summary(rows)
 
 
-def test_every_gradient_of_translation_agrees_with_marians_unless_the_kls_target_is_stopped(of_translation, monkeypatch):
+def test_loss_and_gradients_of_translation_agree_with_marians_unless_the_kls_target_is_stopped(of_translation, monkeypatch):
     rows = of_translation.backward()
-    assert len(rows) == 1 and rows[0].passed, summary(rows)
+    assert len(rows) == 2 and all(row.passed for row in rows), summary(rows)
     stopped = {"stop_target_gradient": True}
     monkeypatch.setattr(
         criterion, "FusedLinearRDropLoss", lambda *given, **more: FusedLinearRDropLoss(*given, **more | stopped)
     )
-    assert not of_translation.backward()[0].passed
+    of_loss, of_gradients = of_translation.backward()
+    assert of_loss.passed and not of_gradients.passed
+
+
+def test_loss_and_gradients_of_summarisation_agree_with_barts(of_summarisation):
+    rows = of_summarisation.backward()
+    assert len(rows) == 2 and all(row.passed for row in rows), summary(rows)
 
 
 @pytest.mark.slow
-def test_all_checks_of_translation_pass_on_made_sentences(of_translation):
-    rows = of_translation.run()
-    assert len(rows) == 8 and all(row.passed for row in rows), summary(rows)
+@pytest.mark.parametrize("name, count", [("of_translation", 9), ("of_summarisation", 7), ("of_language_modelling", 7)])
+def test_all_checks_of_text_to_text_and_of_language_modelling_pass_on_made_sentences(request, name, count):
+    rows = request.getfixturevalue(name).run()
+    assert len(rows) == count and all(row.passed for row in rows), summary(rows)
 
 
 def test_loss_and_gradients_of_understanding_agree_with_berts_unless_the_kls_target_is_stopped(of_understanding, monkeypatch):

@@ -21,6 +21,12 @@ GUIDE, TEXT_GUIDE, GPUS = ((ROOT / "docs" / name).read_text() for name in ("own_
     re.findall(r"```bash\n(.*?)```", page, re.DOTALL) for page in (GUIDE, TEXT_GUIDE)
 )
 TEXT_BASE = ROOT / "configs" / "own_text.yaml"
+GENERATION = [
+    line
+    for name in ("translation", "language_modelling", "summarisation", "weights")
+    for line in re.findall(r"python .*?tools/[^`\n]*", (ROOT / "docs" / f"{name}.md").read_text())
+    if " -c " in line
+]
 COLOURS = {"rose": (200, 30, 40), "tulip": (220, 200, 30), "violet": (90, 30, 200)}
 
 
@@ -78,6 +84,13 @@ def test_the_guides_four_commands_run_as_written(workplace):
     assert any(path.suffix == ".pdiparams" for path in exported.iterdir())
     found = run(predict, workplace)
     assert min(COLOURS, key=lambda name: found.index(name)) == "violet", found
+
+
+@pytest.mark.parametrize("command", GENERATION)
+def test_every_command_of_the_pages_on_text_and_weights_names_a_tool_and_a_valid_config(command):
+    words = shlex.split(command)
+    assert (ROOT / next(word for word in words if word.startswith("tools/"))).exists()
+    load_config(ROOT / words[words.index("-c") + 1], overrides(command) if "-o" in words else [])
 
 
 @pytest.fixture

@@ -1,22 +1,28 @@
 """The arithmetic of benchmarks/speed.py, and a small measurement for real."""
 
 import functools
+import importlib
+import itertools
 import json
 
+import numpy as np
 import paddle
 import pytest
 from conftest import BASE
 from safetensors.numpy import save_file
 
-from benchmarks import speed, translation, understanding
+from benchmarks import speed, summarisation, translation, understanding
 from benchmarks.image_classification import forward_flop
 from rdrop_paddle import RDropLoss, Transformer, TransformerEncoder, UserError, cross_entropy, load_config
 from rdrop_paddle.config_layers import DEFAULTS
 from rdrop_paddle.durability.checkpoint import model_arrays
 from rdrop_paddle.durability.files import json_bytes
+from rdrop_paddle.tasks import build_task
 from rdrop_paddle.text.sizes import with_numbers
-from rdrop_paddle.text.tokens import FILE
+from rdrop_paddle.text.token_stream import IGNORED
+from rdrop_paddle.text.tokens import FILE, PADDING
 from rdrop_paddle.training import engine
+from rdrop_paddle.training.trainer import Trainer
 
 TRANSLATION = DEFAULTS / "translation.yaml"
 UNDERSTANDING = DEFAULTS / "understanding.yaml"
@@ -39,27 +45,84 @@ def test_flop_of_translation_are_two_for_each_number_in_a_matrix(name):
     assert translation.flop_of_position(config) == 2 * sum(p.size for p in model.parameters() if p.ndim == 2)
 
 
-def test_torchs_side_of_translation_has_the_same_parameters_and_loss():
+def test_torchs_loss_of_text_is_that_of_its_logits():
     torch = pytest.importorskip("torch")
-    from benchmarks.torch_transformer import Transformer as TorchTransformer
-    from benchmarks.torch_transformer import loss_of
+    from benchmarks import torch_transformer
 
-    sizes = dict(encoder_layers=2, decoder_layers=1, embed_dim=16, ffn_dim=24, num_heads=4, drop_rate=0.2, max_length=9)
-    theirs = TorchTransformer(vocabulary=30, padding=0, **sizes)
-    ours = Transformer(source_vocabulary=30, target_vocabulary=30, padding=0, **sizes)
-    assert sum(p.numel() for p in theirs.parameters()) == sum(p.size for p in ours.parameters())
+    sizes = dict(encoder_layers=2, decoder_layers=1, embed_dim=16, ffn_dim=24, num_heads=4, max_length=9)
+    kinds = dict(activation="relu", positions="sinusoidal", scaled=True, embedding_norm=False)
+    model = torch_transformer.Transformer(vocabulary=30, padding=0, drop_rate=0.2, attention_drop_rate=0.1, **sizes, **kinds)
     torch.manual_seed(0)
-    source, target_in, labels = torch.randint(1, 30, [3, 4, 9])
+    *inputs, labels = torch.randint(1, 30, [3, 4, 9])
     labels[1:, 5:] = 0
-    for passes in (1, 2):
+    for passes, smoothing in ((1, 0.1), (2, 0.1), (2, 0.0)):
         torch.manual_seed(1)
-        found = loss_of(theirs, source, target_in, labels, passes=passes, alpha=2.0, label_smoothing=0.1)
+        settings = dict(passes=passes, alpha=2.0, label_smoothing=smoothing)
+        found = torch_transformer.loss_of(model, inputs, labels, 0, **settings)
         torch.manual_seed(1)
-        logits = theirs.project(theirs(source.repeat(passes, 1), target_in.repeat(passes, 1))).detach().numpy()
+        logits = model.project(model(*(tokens.repeat(passes, 1) for tokens in inputs))).detach().numpy()
         label = paddle.to_tensor(labels.numpy())
         given = (*paddle.to_tensor(logits).chunk(passes), label, label == 0)
-        criterion = RDropLoss(2.0, "batchmean", 0.1) if passes == 2 else functools.partial(cross_entropy, label_smoothing=0.1)
+        of_one = functools.partial(cross_entropy, label_smoothing=smoothing)
+        criterion = RDropLoss(2.0, "batchmean", smoothing) if passes == 2 else of_one
         assert found.item() == pytest.approx(criterion(*given).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "task, ignored, more",
+    [
+        ("translation", PADDING, []),
+        ("summarisation", PADDING, ["decode.min_length=1", "decode.max_length_b=5"]),
+        ("language_modelling", IGNORED, ["decode.max_length=5", "data.tokens_per_sample=12"]),
+    ],
+)
+def test_torchs_side_of_a_text_task_has_the_same_batches_loss_and_update(corpus, tmp_path, task, ignored, more):
+    torch = pytest.importorskip("torch")
+    from benchmarks import torch_transformer
+
+    for ending, language in (("source", "de"), ("target", "en"), ("txt", "de")):
+        (corpus / f"train.{ending}").write_text((corpus / f"train.{language}").read_text())
+    layers = ["layers=2"] if task == "language_modelling" else ["encoder_layers=2", "decoder_layers=1"]
+    sizes = ["embed_dim=16", "ffn_dim=24", "num_heads=4", "drop_rate=0", "attention_drop_rate=0", "max_length=13"]
+    places = ["data.name=folder", f"data.path={corpus}", f"output={tmp_path}", "data.vocabulary_size=60", "name=small"]
+    training = ["optimizer=momentum", "lr=0.1", "warmup_steps=1", "accumulation=2"]
+    settings = [*(f"model.{one}" for one in ("name=custom", *layers, *sizes)), *(f"train.{one}" for one in training)]
+    one_pass = ["rdrop.passes=1", "rdrop.alpha=0", "data.max_tokens=70"]
+    config = load_config(None, [f"task={task}", *settings, *places, *one_pass, *more])
+    ours, side = build_task(config), importlib.import_module(f"benchmarks.torch_{task}")
+    theirs, batches = side.model_and_batches(config)
+    torch_transformer.load(theirs, model_arrays(ours.model))
+    assert sum(p.numel() for p in theirs.parameters()) == sum(p.size for p in ours.model.parameters())
+
+    def same_losses(our_batches, their_batches):
+        for (*our_sides, _), their_sides in zip(our_batches, their_batches):
+            for our_side, their_side in zip(our_sides, their_sides):
+                np.testing.assert_array_equal(our_side.numpy(), their_side)
+            *inputs, labels = map(torch.from_numpy, their_sides)
+            given = dict(passes=1, alpha=0.0, label_smoothing=config.train.label_smoothing)
+            found = torch_transformer.loss_of(theirs, inputs, labels, ignored, **given)
+            yield found.item() == pytest.approx(ours.loss_terms(ours.model, [*our_sides, None], 1)[0].item(), rel=1e-5)
+
+    assert all([*same_losses(itertools.islice(ours.batches("train"), 4), batches)])
+    trainer = Trainer(ours, config)
+    _, batches = side.model_and_batches(config)
+    once = torch_transformer.training(theirs, batches, ignored, config, rank=0, ranks=1)
+    trainer.step(trainer.read()[0])
+    assert once() == (trainer.fetch(tmp_path)["positions"], 0.0)
+    assert all([*same_losses(trainer.read()[0], batches)])
+
+
+@pytest.mark.parametrize("task, change", [("language_modelling", "model.norm=post"), ("summarisation", "model.tying=none")])
+def test_torchs_side_says_what_it_has_not(corpus, task, change):
+    pytest.importorskip("torch")
+    side = importlib.import_module(f"benchmarks.torch_{task}")
+    config = load_config(None, [f"task={task}", "data.name=folder", f"data.path={corpus}", change])
+    for ending in ("txt", "source", "target"):
+        (corpus / f"train.{ending}").write_text("a b c\nd e f\n")
+    with pytest.raises(UserError, match=f"torch's side has {change.split('=')[0]}=.* alone"):
+        side.worker(config, dict(evaluation=False), rank=0, ranks=1)
+    with pytest.raises(UserError, match="is measured in training only: leave --evaluation out"):
+        side.worker(config, dict(evaluation=True), rank=0, ranks=1)
 
 
 @pytest.fixture
@@ -92,6 +155,15 @@ def test_torchs_side_of_understanding_has_the_same_parameters_and_logits(underst
     found = ours(paddle.to_tensor(tokens), paddle.to_tensor(types)).numpy()
     expected = theirs(torch.tensor(tokens), torch.tensor(types)).detach().numpy()
     assert found == pytest.approx(expected, abs=1e-6) and abs(found).max() > 1e-3
+
+
+def test_flop_of_summarisation_count_the_text_as_often_as_it_is_longer_than_its_summary(tmp_path):
+    (tmp_path / "train.source").write_text("a long text\n" * 3), (tmp_path / "train.target").write_text("summary of it\n" * 3)
+    given = ["data.name=folder", f"data.path={tmp_path}", "model.name=tiny", "data.vocabulary_size=500"]
+    found = summarisation.flop_of_position(load_config(None, ["task=summarisation", *given]))
+    config = load_config(None, ["task=translation", "model.name=tiny", "data.vocabulary_size=500"])
+    of_two, of_one = (translation.flop_of_position(config, sources) for sources in (2, 1))
+    assert found == pytest.approx(of_one + (11 / 13 - 1) * (of_two - of_one)) and of_two < 2 * of_one
 
 
 def test_flop_of_understanding_are_two_for_each_number_in_a_layers_matrix_and_token(understanding_overrides):

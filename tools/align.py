@@ -30,12 +30,13 @@ def main():
 
     from benchmarks.align import Alignment
     from benchmarks.align_language_modelling import LanguageModellingAlignment
+    from benchmarks.align_summarisation import SummarisationAlignment
     from benchmarks.align_translation import TranslationAlignment
     from benchmarks.align_understanding import UnderstandingAlignment
     from benchmarks.comparison import summary
 
     alignment = Alignment(options.output)
-    of_text = (TranslationAlignment, UnderstandingAlignment, LanguageModellingAlignment)
+    of_text = (TranslationAlignment, UnderstandingAlignment, LanguageModellingAlignment, SummarisationAlignment)
     all_alignments = [alignment, *(each(options.output) for each in of_text)]
     inputs = "; ".join(each.inputs for each in all_alignments)
     print(f"inputs: {inputs}", flush=True)

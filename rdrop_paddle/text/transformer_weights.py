@@ -37,6 +37,8 @@ def tokens_of(path, config):
     here = config.languages
     if tokens.languages != here:
         source, target = tokens.languages
+        if config.task == "summarisation":
+            raise UserError(f"{path} translates {source} to {target}: give weights of a summariser")
         raise UserError(
             f"{path} translates {source} to {target} and the config {here[0]} to {here[1]}: "
             f"data.source={source} data.target={target}"

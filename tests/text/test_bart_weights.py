@@ -92,13 +92,15 @@ def test_logits_and_gradients_are_those_of_transformers(bart, folder, batch):
 
 
 def generation_of(bart, source, *, shortest, longest):
-    """Theirs [N, L] of beam search in the settings of BART for CNN/DailyMail, of tokens before the end but for the first."""
+    """(tokens [N, L], scores [N]) of their beam search in the settings of BART for CNN/DailyMail; tokens before the end."""
     rules = dict(num_beams=4, length_penalty=2.0, no_repeat_ngram_size=3, early_stopping=True, suppress_tokens=[PADDING])
     forced = dict(decoder_start_token_id=END, forced_bos_token_id=BEGIN, forced_eos_token_id=END)
     # they count the first token, and the end in the maximum
     lengths = dict(min_length=shortest + 1, max_length=longest + 2)
     source = torch.from_numpy(source)
-    return bart.generate(source, attention_mask=(source != PADDING).long(), **rules, **forced, **lengths).numpy()
+    kept = dict(return_dict_in_generate=True, output_scores=True)
+    found = bart.generate(source, attention_mask=(source != PADDING).long(), **rules, **forced, **lengths, **kept)
+    return found.sequences.numpy(), found.sequences_scores.numpy()
 
 
 def test_summaries_are_those_of_transformers_with_a_forced_first_token(bart, folder, batch):
@@ -111,11 +113,12 @@ def test_summaries_are_those_of_transformers_with_a_forced_first_token(bart, fol
     load_weights(ours, folder, config())
     rules = dict(length_penalty=2.0, min_length=5, max_length_b=20, no_repeat_ngram_size=3)
     found = beam_search(ours, paddle.to_tensor(batch[0]), first=END, end=END, forced=(BEGIN,), beam_size=4, **rules)
-    expected = generation_of(bart, batch[0], shortest=5, longest=20)
+    expected, scores = generation_of(bart, batch[0], shortest=5, longest=20)
     with torch.no_grad():
         norm.bias.copy_(before)
     lengths = [len(hypotheses[0].tokens) for hypotheses in found]
     assert len(set(lengths)) > 1 and min(lengths) >= 5 and max(lengths) < 20
+    np.testing.assert_allclose([hypotheses[0].score for hypotheses in found], scores, rtol=1e-4)
     for hypotheses, tokens in zip(found, expected):
         best = hypotheses[0].tokens
         assert best[0] == BEGIN
@@ -146,7 +149,7 @@ def test_a_released_folder_brings_tokens_whose_texts_begin_and_end_as_barts(bart
     text = "the dog"
     source = np.asarray([[*next(tokens.ended(0, [text]))]], "int64")
     task.config.decode.max_length_b = 12
-    expected = generation_of(bart, source, shortest=task.config.decode.min_length, longest=12)[0].tolist()
+    expected = generation_of(bart, source, shortest=task.config.decode.min_length, longest=12)[0][0].tolist()
     best = task.generate([text, ""])
     assert best[0][0].text == tokens.decode_line(1, expected) and best[1] == []
 

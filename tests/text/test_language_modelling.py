@@ -1,11 +1,13 @@
+import json
 import math
 
 import numpy as np
 import paddle
 import pytest
-from conftest import logged, train_text
+from conftest import ROOT, logged, train_text
 
 from rdrop_paddle import UserError, evaluate, load_config
+from rdrop_paddle.durability import checkpoint
 from rdrop_paddle.loss import RDropLoss
 from rdrop_paddle.text.language_modelling import SHOWN, LanguageModelling
 from rdrop_paddle.text.token_stream import IGNORED
@@ -163,6 +165,36 @@ def test_what_visualdl_shows_and_that_no_answers_are_written(language_modelling)
     assert all("**" in text and "(text: " in text for text in task.answers().values())
     with pytest.raises(UserError, match="leave --predictions out"):
         task.recording()
+
+
+def test_a_language_model_is_not_exported_and_what_it_has_not_is_refused(main_of, run_tool, tmp_path):
+    (tmp_path / "config.yaml").write_text("task: language_modelling\n")
+    given = ["-c", tmp_path / "config.yaml", "--weights", tmp_path / "absent.safetensors"]
+    for more in ([], ["--onnx"], ["--ctranslate2"]):
+        with pytest.raises(UserError, match="a language model is not exported: of a text at once it would give logits"):
+            main_of("export.py")(*given, "--output", tmp_path / "exported", *more)
+    for options in (["--top", 3], ["--passes", 2], ["--attention", "map.png"]):
+        with pytest.raises(UserError, match="--top, --passes and --attention are not for language models: see the section"):
+            main_of("predict.py")(*given, *options)
+    done = run_tool("predict.py", *given, "--top", 3)
+    assert done.returncode == 2 and done.stderr.startswith("error: --top, --passes and --attention are not for language")
+
+
+def test_predict_and_the_hub_continue_a_text_a_line(language_modelling, main_of, tmp_path, capsys):
+    task = loud(language_modelling("decode.temperature=0"))
+    checkpoint.save_best(tmp_path, task.model, task.belongings(), update=1)
+    (tmp_path / "config.yaml").write_text(task.config.to_yaml())
+    texts = [*task.lines("test")[:2], ""]
+    (tmp_path / "texts.txt").write_text("".join(f"{text}\n" for text in texts))
+    task.model.eval()
+    expected = task.continue_text(texts)
+    given = ["-c", tmp_path / "config.yaml", "--weights", tmp_path / "best.safetensors"]
+    assert main_of("predict.py")(*given, tmp_path / "texts.txt") == 0
+    assert capsys.readouterr().out == "".join(f"{one.prompt}{one.continuation}\n" for one in expected)
+    assert main_of("predict.py")(*given, "--json", "-", tmp_path / "texts.txt") == 0
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [one._asdict() for one in expected]
+    model = paddle.hub.load(str(ROOT), "language_model", source="local", run=tmp_path)
+    assert model.continue_text(texts) == [one.prompt + one.continuation for one in expected]
 
 
 def test_not_all_layers_may_be_shared(language_modelling):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from conftest import ROOT
+from conftest import ROOT, logged, train_text
 from rouge_score.rouge_scorer import RougeScorer
 
 from rdrop_paddle import UserError, evaluate, load_config
@@ -96,6 +96,36 @@ def test_sources_without_positions_are_cut_in_training_too_and_said(summarisatio
     assert "1 of 41 sources of train cut to model.max_length 16 tokens" in said and "left out" not in said
 
 
+def test_a_resumed_run_equals_one_left_alone_to_the_bit_and_its_best_weights_are_those_by_perplexity(overrides, tmp_path):
+    shorter = [f"train.{key}=2" for key in ("accumulation", "save_every", "eval_every")]
+    settings = [*overrides, *shorter, "train.steps=4", "train.log_every=1", "data.max_tokens=60", "rdrop.alpha=0.5"]
+    configs = {name: load_config(None, [*settings, f"name={name}"]) for name in ("straight", "resumed")}
+    straight = train_text(Summarisation, configs["straight"])
+    train_text(Summarisation, configs["resumed"], until=2)
+    (tmp_path / "corpus" / "test.target").write_text("a summary\n" * 9)  # it is read for the final score alone
+    resumed = train_text(Summarisation, configs["resumed"], resume=True)
+    for name, parameter in straight.task.model.named_parameters():
+        assert parameter.numpy().tobytes() == dict(resumed.task.model.named_parameters())[name].numpy().tobytes(), name
+    records = {name: logged(tmp_path / "output" / name) for name in configs}
+    losses = [[record["loss"] for record in found if "loss" in record] for found in records.values()]
+    assert losses[0] == losses[1] and len(losses[0]) == 4
+    held_out = [record["perplexity"] for record in records["straight"] if record.get("split") == "val"]
+    assert straight.best == min(held_out) and len(held_out) == 2
+    with pytest.raises(UserError, match="train"):
+        (tmp_path / "corpus" / "train.target").write_text("another summary\n" * 40)
+        train_text(Summarisation, configs["resumed"], resume=True)
+
+
+def test_a_summariser_is_not_exported_and_has_no_classes_to_name(overrides, main_of, tmp_path):
+    (tmp_path / "config.yaml").write_text("task: summarisation\n")
+    given = ["-c", tmp_path / "config.yaml", "--weights", tmp_path / "absent.safetensors"]
+    with pytest.raises(UserError, match="a summariser is not exported: use tools/predict.py, or summariser of hubconf.py"):
+        main_of("export.py")(*given, "--output", tmp_path / "exported")
+    for option in ("--top", "--passes"):
+        with pytest.raises(UserError, match="--top and --passes are for classifiers: decode.beam summaries at most"):
+            main_of("predict.py")(*given, option, 2)
+
+
 def test_weights_have_their_tokens_and_settings_with_them(summarisation, overrides, tmp_path):
     trained = summarisation()
     expected = evaluate(trained, "test")
@@ -107,6 +137,10 @@ def test_weights_have_their_tokens_and_settings_with_them(summarisation, overrid
     assert evaluate(task, "test") == expected
     with pytest.raises(UserError, match="model.scaled is True, but .* was trained with model.scaled=False: give these"):
         Summarisation(load_config(None, [*overrides, "model.scaled=true"])).load_weights(weights)
+    trained.tokens.languages = ("de", "en")
+    checkpoint.save_best(tmp_path, trained.model, trained.belongings(), update=1)
+    with pytest.raises(UserError, match="best.safetensors translates de to en: give weights of a summariser"):
+        task.load_weights(tmp_path / "best.safetensors")
 
 
 def test_a_minimum_that_no_summary_can_reach_is_found_when_the_config_is_read():
