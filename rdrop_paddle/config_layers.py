@@ -86,8 +86,11 @@ def read_yaml(path):
 
 
 def overlay(structured, layer):
-    """Puts on top of an omegaconf config a mapping, whose text is converted to the fields' types and otherwise left as it is."""
-    structured.merge_with(_without_interpolation(layer))  # OmegaConf.merge copies all of the config first, which takes longer
+    """Puts a mapping on top of an omegaconf config, whose text is converted to the fields' types and otherwise left as it is.
+
+    Returns the config itself: a copy for each layer, as `OmegaConf.merge` makes it, takes most of the time.
+    """
+    structured.merge_with(_without_interpolation(layer))
     return structured
 
 
