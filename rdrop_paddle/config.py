@@ -113,6 +113,14 @@ class RDropConfig:
     shared_blocks: int = within(low=0)
     stop_target_gradient: bool
 
+    def check_shared(self, count, what="layers"):
+        """Raises a UserError where a model has `count` layers and sharing leaves the passes none to differ in."""
+        if self.shared_blocks >= count:
+            raise UserError(
+                f"rdrop.shared_blocks {self.shared_blocks} leaves none of the model's {count} {what} to differ in: "
+                f"give at most {count - 1}"
+            )
+
 
 @dataclass
 class EvalConfig:

@@ -101,6 +101,7 @@ def two_runs(tiny_config, tmp_path):
     for name, (start, overrides) in settings.items():
         with RunLog(tiny_config(f"name={name}", *overrides)) as log:
             log.examples({"train/augmented": images})
+            log.examples({"val/translation 0": "Ein Hund rennt.  \n→ A dog runs."}, update=3)
             for update in range(1, 7):
                 log.training(update, loss=start + 1 / update, ce=1 / update, kl=start, **costs)
             log.evaluation(6, "val", {"accuracy": 0.5, "correct": 1, "total": 2})
@@ -110,7 +111,7 @@ def two_runs(tiny_config, tmp_path):
 
 
 @pytest.mark.browser
-def test_curves_images_and_hyper_parameters_of_two_runs_are_seen_in_a_browser(two_runs, tmp_path):
+def test_curves_images_texts_and_hyper_parameters_of_two_runs_are_seen_in_a_browser(two_runs, tmp_path):
     with browser_page(1280, 800) as page, dashboard(two_runs) as (_, _, address):
         asked = []
         page.on("request", lambda request: asked.append(request.url))
@@ -126,6 +127,10 @@ def test_curves_images_and_hyper_parameters_of_two_runs_are_seen_in_a_browser(tw
         images.nth(1).wait_for()
         assert images.evaluate_all("images => images.map(image => [image.naturalWidth, image.naturalHeight])") == [[32, 32]] * 2
         page.screenshot(path=tmp_path / "images.png")
+
+        page.goto(f"{address}/app/sample/text")
+        page.get_by_text("→ A dog runs.").first.wait_for()
+        page.screenshot(path=tmp_path / "texts.png")
 
         page.goto(f"{address}/app/hyper-parameter")
         page.get_by_text("Trial ID").wait_for()

@@ -5,6 +5,8 @@ import inspect
 import subprocess
 import sys
 
+import nbclient
+import nbformat
 import paddle
 import pytest
 from conftest import ROOT
@@ -109,3 +111,13 @@ def test_the_examples_run_as_scripts_from_anywhere(tmp_path):
     code = f"import runpy\nfor file in {[*map(str, files)]}: runpy.run_path(file)['main'](1)"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and done.stdout.count("test accuracy") == 5, done.stdout + done.stderr
+
+
+def test_the_notebook_runs_and_the_passes_of_r_drop_differ_less():
+    notebook = nbformat.read(ROOT / "examples" / "kl_loss.ipynb", as_version=4)
+    shown = [output.text for output in notebook.cells[-1].outputs]
+    nbclient.NotebookClient(notebook, timeout=120, resources=dict(metadata=dict(path=ROOT))).execute()
+    found = [output.text for output in notebook.cells[-1].outputs if output.name == "stdout"]
+    baseline, rdrop = (float(line.split()[-2]) for line in "".join(found).splitlines())
+    assert rdrop < 0.8 * baseline
+    assert len("".join(shown).splitlines()) == 2  # as the file shows it where nothing is run

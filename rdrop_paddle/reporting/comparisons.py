@@ -31,6 +31,19 @@ def summary(experiments):
     return "\n\n".join("\n".join(lines) for lines in tables)
 
 
+def mean_row(tables):
+    """The row that summary() would have of the mean over the first comparison of each of several tables, by seed.
+
+    Only seeds that all of them have count.
+    """
+    arms = [[], []]
+    for experiments in tables:
+        outcomes, first = _outcomes(experiments), experiments.table.comparisons[0]
+        for arm, name in zip(arms, (first.baseline, first.rdrop)):
+            arm.append(outcomes[name])
+    return _comparison_row(f"mean of these {len(tables)}", *map(_mean, arms))
+
+
 def interval(differences):
     """(mean, half the width of its 95 % interval by Student's t), the latter None for a single difference."""
     if len(differences) == 1:
@@ -59,6 +72,18 @@ def _outcome(run, rows, measure):
         scores={int(row["seed"]): measure.shown(row) for row in finished},
         hours=sum(float(row["hours"]) for row in rows),
         milliseconds=[float(row["milliseconds_per_update"]) for row in finished],
+    )
+
+
+def _mean(outcomes):
+    """An Outcome whose score is, for each seed, the mean of theirs."""
+    seeds = set.intersection(*(set(outcome.scores) for outcome in outcomes))
+    return Outcome(
+        seeds=max(outcome.seeds for outcome in outcomes),
+        failed=sum(outcome.failed for outcome in outcomes),
+        scores={seed: statistics.mean(outcome.scores[seed] for outcome in outcomes) for seed in sorted(seeds)},
+        hours=sum(outcome.hours for outcome in outcomes),
+        milliseconds=[],
     )
 
 

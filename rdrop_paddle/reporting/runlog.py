@@ -154,7 +154,7 @@ class RunLog:
     def _show(self, record):
         section = record.get("split", "train")
         for name, value in record.items():
-            if name not in ("step", "split", "final") and value is not None:
+            if isinstance(value, float):  # a curve of a count, such as that of the samples, says nothing
                 self._vdl.add_scalar(f"{section}/{name}", value, step=record["step"])
 
     def _add_hyper_parameters(self):

@@ -47,12 +47,7 @@ class LanguageModelling:
         self.config = config
         self.rank, self.ranks = ranks.rank(), ranks.count()
         self.criterion = FusedLinearCriterion(config)
-        layers = with_numbers(config.model).layers
-        if config.rdrop.shared_blocks >= layers:
-            raise UserError(
-                f"rdrop.shared_blocks {config.rdrop.shared_blocks} leaves none of the model's {layers} layers to differ in: "
-                f"give at most {layers - 1}"
-            )
+        config.rdrop.check_shared(with_numbers(config.model).layers)
         self._lines, self._streams, self._windows = {}, {}, {}
         self.weight_report = None
 

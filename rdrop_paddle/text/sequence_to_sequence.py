@@ -16,7 +16,6 @@ from .. import ranks
 from ..config import data_root
 from ..console import say
 from ..durability import files
-from ..errors import UserError
 from ..fused_linear_loss import fused_linear_cross_entropy
 from ..layers import attention_backend
 from ..training.criterion import FusedLinearCriterion
@@ -66,12 +65,7 @@ class SequenceToSequence:
         self.config = config
         self.rank, self.ranks = ranks.rank(), ranks.count()
         self.criterion = FusedLinearCriterion(config)
-        layers = sum(getattr(with_numbers(config.model), f"{side}_layers") for side in ("encoder", "decoder"))
-        if config.rdrop.shared_blocks >= layers:
-            raise UserError(
-                f"rdrop.shared_blocks {config.rdrop.shared_blocks} leaves none of the model's {layers} layers to differ in: "
-                f"give at most {layers - 1}"
-            )
+        config.rdrop.check_shared(sum(getattr(with_numbers(config.model), f"{side}_layers") for side in ("encoder", "decoder")))
         self._pairs, self._encoded = {}, {}
         self.hypotheses = {}  # {index: tokens of the answer} of the last evaluation, of this rank's sources
         self.weight_report = None

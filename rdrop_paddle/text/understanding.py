@@ -53,11 +53,7 @@ class Understanding:
         self.rank, self.ranks = ranks.rank(), ranks.count()
         self.criterion = (RegressionCriterion if config.data.labels_are_numbers else Criterion)(config)
         self._numbers = with_numbers(config.model)
-        if config.rdrop.shared_blocks >= self._numbers.layers:
-            raise UserError(
-                f"rdrop.shared_blocks {config.rdrop.shared_blocks} leaves none of the model's {self._numbers.layers} layers to "
-                f"differ in: give at most {self._numbers.layers - 1}"
-            )
+        config.rdrop.check_shared(self._numbers.layers)
         self._labelled, self._examples = {}, {}
         self._evaluated, self._answers = None, []  # the split of the last evaluation; (indices, logits) of each batch of it
         self.weight_report = self.kept_names = None

@@ -35,11 +35,7 @@ class ImageClassification:
         self.rank, self.ranks = ranks.rank(), ranks.count()
         self.model = build_model(config.model)
         self.criterion = Criterion(config)
-        if config.rdrop.shared_blocks >= len(self.model.blocks):
-            raise UserError(
-                f"rdrop.shared_blocks {config.rdrop.shared_blocks} leaves none of the model's {len(self.model.blocks)} blocks "
-                f"to differ in: give at most {len(self.model.blocks) - 1}"
-            )
+        config.rdrop.check_shared(len(self.model.blocks), "blocks")
         self._images = {}
         self._fingerprints = {}
         self.weight_report = self.kept_names = None

@@ -339,6 +339,24 @@ def test_the_summarys_numbers_are_scipys(write_table):
     )
 
 
+def test_the_mean_over_tables_is_of_the_seeds_that_all_have(write_table):
+    few = dict(title="few labels", baseline="baseline", rdrop="rdrop")
+    runs = [dict(name=name, seeds=[0, 1, 2]) for name in ("baseline", "rdrop")]
+    table = load_table(write_table(*runs, comparisons=[few]), load_config)
+    write_runs(dict(baseline={0: 4000, 1: 4100, 2: 4150}, rdrop={0: 4200, 1: 4200}))
+    (RESULTS / "other").mkdir()
+    for name in ("experiments.yaml", "runs.csv"):
+        (RESULTS / "other" / name).write_bytes((RESULTS / name).read_bytes())
+    other = load_table(RESULTS / "other" / "experiments.yaml", load_config)
+    rows = (RESULTS / "other" / "runs.csv").read_text().replace("4000", "5000").replace("4200", "5600")
+    (RESULTS / "other" / "runs.csv").write_text(rows)
+    low, high = scipy.stats.ttest_rel([49, 49], [45, 41]).confidence_interval(0.95)
+    assert comparisons.mean_row([table, other]) == (
+        f"| mean of these 2 | {text([4500, 4100, 4150])} | {text([4900, 4900])} (2 of 3 seeds) "
+        f"| +6.00 ({low:+.2f} to {high:+.2f}; 2 seeds) | 5.0 |"
+    )
+
+
 def test_what_was_not_run_is_said(write_table):
     full, average = dict(title="full data", baseline="a", rdrop="b"), dict(title="EMA", run="a", reference="b")
     table = load_table(write_table(dict(name="a"), dict(name="b"), comparisons=[full], ablations=[average]), load_config)

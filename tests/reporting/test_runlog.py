@@ -48,6 +48,7 @@ def test_visualdl_shows_scalars_images_and_hyper_parameters(tiny_config):
     reader = LogReader(file_path=str(file))
     tags = reader.get_tags()
     assert {f"train/{name}" for name in VALUES} | {"val/accuracy"} <= set(tags["scalar"])
+    assert not {"val/correct", "val/total"} & set(tags["scalar"])
     assert [(s.id, round(s.value, 3)) for s in reader.get_data("scalar", "train/loss")] == [(1, 2.5), (2, 1.5)]
     assert tags["image"] == ["train/augmented"] and tags["text"] == ["val/translated"] and "hyper_parameters" in tags
     (row,) = reader.get_data("hyper_parameters", *tags["hyper_parameters"])
