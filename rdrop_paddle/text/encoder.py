@@ -5,6 +5,8 @@ input, and before the head. Padding stands at the end of a text. The forward giv
 in loss.py.
 """
 
+import functools
+
 import paddle
 from paddle import nn
 
@@ -93,14 +95,20 @@ class TransformerEncoder(nn.Layer):
         Raises:
             UserError: inputs of more tokens than the model has positions.
         """
-        hidden = self.hidden(tokens, types, passes, shared_blocks=shared_blocks, recompute=recompute)
+        layers = list(self.layers)
+        if self.pooler is not None:  # which sees the first token
+            layers[-1] = functools.partial(layers[-1], first_alone=True)
+        hidden = self._through(layers, tokens, types, passes, shared_blocks, recompute)
         return self.head(self.head_dropout(self.pooled(hidden, tokens, passes)))
 
     def hidden(self, tokens, types=None, passes=1, *, shared_blocks=0, recompute=False):
         """What the last layer gives, [passes * N, L, D]; arguments as for the logits."""
+        return self._through(self.layers, tokens, types, passes, shared_blocks, recompute)
+
+    def _through(self, layers, tokens, types, passes, shared_blocks, recompute):
         context = [keep_bias(tokens != self.padding)]
         ways = dict(passes=passes, shared=shared_blocks, recompute=recompute)
-        return through_layers(self.embed(tokens, types), self.dropout, self.layers, context, **ways)
+        return through_layers(self.embed(tokens, types), self.dropout, layers, context, **ways)
 
     def embed(self, tokens, types=None):
         """The normed sum of the embeddings of tokens, positions and types: [N, L, D]."""

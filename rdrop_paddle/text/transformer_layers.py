@@ -41,10 +41,16 @@ class EncoderLayer(nn.Layer):
         self.final_layer_norm = LayerNorm(embed_dim, epsilon=epsilon)
         self.final_dropout = Dropout(drop_rate)
 
-    def forward(self, x, bias):
-        """`bias` hides the padding, see `keep_bias`."""
-        x = self.residual(x, lambda x: self.self_attn(x, x, bias), self.self_attn_layer_norm, self.self_attn_dropout)
-        return self.feed_forward(x)
+    def forward(self, x, bias, first_alone=False):
+        """`bias` hides the padding, see `keep_bias`; `first_alone` gives the first position only, [N, 1, D], for its price."""
+        if first_alone:
+            memory = self.self_attn_layer_norm(x) if self.norm_first else x
+            x = x[:, :1]
+
+        def part(x):
+            return self.self_attn(x, memory if first_alone else x, bias)
+
+        return self.feed_forward(self.residual(x, part, self.self_attn_layer_norm, self.self_attn_dropout))
 
     def feed_forward(self, x):
         def part(x):

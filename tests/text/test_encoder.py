@@ -147,6 +147,18 @@ def test_the_head_sees_the_first_token_or_the_mean_of_all_but_padding(batch):
         np.testing.assert_allclose(model(*batch).numpy(), expected, atol=1e-5)
 
 
+def test_the_last_layer_computes_the_first_token_alone_where_nothing_else_is_pooled(batch):
+    model, seen = small(), []
+    model.eval()
+    for layer in model.layers:
+        layer.fc1.register_forward_post_hook(lambda _, x, y: seen.append(y.shape[1]))
+    found = model(*batch)
+    assert seen == [5, 1]
+    expected = model.head(model.pooled(model.hidden(*batch), batch[0]))
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-6)
+    assert seen == [5, 1, 5, 5]
+
+
 def test_without_types_all_tokens_are_of_the_first_text(batch):
     model = small()
     model.eval()
@@ -156,7 +168,7 @@ def test_without_types_all_tokens_are_of_the_first_text(batch):
 
 
 def test_dropout_sits_where_bert_has_it_and_drops_once_a_pass(batch):
-    model, seen = small(layers=1, **RATES), {}
+    model, seen = small(layers=1, pooling="mean", **RATES), {}
     sites = {name: layer for name, layer in model.named_sublayers() if isinstance(layer, paddle.nn.Dropout)}
     for name, layer in sites.items():
         layer.register_forward_post_hook(lambda _, x, y, name=name: seen.setdefault(name, []).append(x[0].shape))
