@@ -95,19 +95,16 @@ class TransformerEncoder(nn.Layer):
         Raises:
             UserError: inputs of more tokens than the model has positions.
         """
-        layers = list(self.layers)
-        if self.pooler is not None:  # which sees the first token
-            layers[-1] = functools.partial(layers[-1], first_alone=True)
-        hidden = self._through(layers, tokens, types, passes, shared_blocks, recompute)
+        outputs = None if self.pooler is None else 1  # it sees the first token alone
+        hidden = self.hidden(tokens, types, passes, outputs=outputs, shared_blocks=shared_blocks, recompute=recompute)
         return self.head(self.head_dropout(self.pooled(hidden, tokens, passes)))
 
-    def hidden(self, tokens, types=None, passes=1, *, shared_blocks=0, recompute=False):
-        """What the last layer gives, [passes * N, L, D]; arguments as for the logits."""
-        return self._through(self.layers, tokens, types, passes, shared_blocks, recompute)
-
-    def _through(self, layers, tokens, types, passes, shared_blocks, recompute):
+    def hidden(self, tokens, types=None, passes=1, *, outputs=None, shared_blocks=0, recompute=False):
+        """What the last layer gives, [passes * N, L, D], or with `outputs` of the first so many tokens; else as the logits."""
         context = [keep_bias(tokens != self.padding)]
         ways = dict(passes=passes, shared=shared_blocks, recompute=recompute)
+        *layers, last = self.layers
+        layers.append(functools.partial(last, outputs=outputs))
         return through_layers(self.embed(tokens, types), self.dropout, layers, context, **ways)
 
     def embed(self, tokens, types=None):

@@ -152,11 +152,17 @@ def test_the_last_layer_computes_the_first_token_alone_where_nothing_else_is_poo
     model.eval()
     for layer in model.layers:
         layer.fc1.register_forward_post_hook(lambda _, x, y: seen.append(y.shape[1]))
-    found = model(*batch)
-    assert seen == [5, 1]
-    expected = model.head(model.pooled(model.hidden(*batch), batch[0]))
-    np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-6)
+    found = []
+    for hidden in (model.hidden(*batch, outputs=1), model.hidden(*batch)):
+        logits = model.head(model.pooled(hidden, batch[0]))
+        (logits**2).sum().backward()
+        found.append([logits.numpy(), *(parameter.grad.numpy() for parameter in model.parameters())])
+        model.clear_gradients()
     assert seen == [5, 1, 5, 5]
+    for alone, among_all in zip(*found):
+        np.testing.assert_allclose(alone, among_all, atol=1e-6 * np.abs(among_all).max().clip(1))
+    np.testing.assert_array_equal(model(*batch).numpy(), found[0][0])
+    assert seen[4:] == [5, 1]
 
 
 def test_without_types_all_tokens_are_of_the_first_text(batch):
