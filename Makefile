@@ -16,14 +16,12 @@ train: .venv/installed
 dashboard: .venv/installed
 	$(BIN)/python tools/dashboard.py $(FOLDER)
 
-# those with several ranks wait for each other and measure time: they come alone, behind the others
+# those with several ranks wait more than they compute: one process has them one after the other, while others run the rest
 test: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not launcher" --numprocesses auto
-	$(BIN)/python -m pytest -m "not slow and launcher"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadgroup
 
 test-matrix: .venv-paddle2/installed
-	OMP_NUM_THREADS=1 .venv-paddle2/bin/python -m pytest -m "not slow and not launcher" --numprocesses auto
-	.venv-paddle2/bin/python -m pytest -m "not slow and launcher"
+	OMP_NUM_THREADS=1 .venv-paddle2/bin/python -m pytest -m "not slow" --numprocesses auto --dist loadgroup
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -109,8 +109,10 @@ class Masks:
 
     def of_pass(self, site, which, shape):
         keys = [(self.update, site, which, int(sample)) for sample in self.samples]
-        kept = [np.random.default_rng(key).random(shape[1:], dtype="float32") >= DROP_RATE for key in keys]
-        return np.stack(kept).astype("float32") / (1 - DROP_RATE)
+        drawn = [1, *shape[1:]]
+        drawn[0], drawn[-2] = drawn[-2], drawn[0]  # positions first: a last layer of only the first one draws the same for it
+        kept = [np.random.default_rng(key).random(drawn, dtype="float32").swapaxes(0, -2) >= DROP_RATE for key in keys]
+        return np.concatenate(kept).astype("float32") / (1 - DROP_RATE)
 
     def for_torch(self, site, x):
         return torch.from_numpy(self.of_pass(site, self.torch_pass, x.shape))

@@ -137,6 +137,13 @@ SMALL_LANGUAGE_MODEL = [
 ]
 
 
+def pytest_collection_modifyitems(items):
+    """Tests that start several ranks come one after the other: with --dist loadgroup on the same one of xdist's workers."""
+    for item in items:
+        if item.get_closest_marker("launcher"):
+            item.add_marker(pytest.mark.xdist_group("ranks"))
+
+
 @pytest.fixture
 def tiny_overrides(tmp_path):
     """A config of seconds: a ViT of two blocks on the digits, with its run folder under tmp_path."""
@@ -315,6 +322,22 @@ def main_of(monkeypatch):
         return run
 
     return load
+
+
+@pytest.fixture
+def call_tool(main_of, monkeypatch, tmp_path, capsys):
+    """As `run_tool` without ranks, in this process, which has Paddle; not for training, whose signal handlers would stay."""
+
+    def call(tool, *arguments, root=tmp_path):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("RDROP_DATA", str(root))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            command_line.run(lambda: main_of(tool)(*arguments))
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess([tool, *arguments], ended.value.code or 0, said.out, said.err)
+
+    return call
 
 
 def train_text(task_class, config, resume=False, until=None):

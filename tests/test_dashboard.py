@@ -25,6 +25,7 @@ from PIL import Image
 
 PUBLISHED = ROOT / "results" / "digits_quickstart"
 SUMMARY = "loss|kl|grad|val/acc"  # the charts of the README's picture
+pytestmark = pytest.mark.xdist_group("dashboard")  # two at once would take each other's ports
 
 
 @contextlib.contextmanager

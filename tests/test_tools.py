@@ -1,6 +1,7 @@
 """The tools as a user runs them: real processes, the real launcher, exit statuses and last lines."""
 
 import csv
+import functools
 import gzip
 import json
 import os
@@ -101,11 +102,12 @@ def test_training_goes_on_when_nobody_reads_what_it_says(tiny_overrides, tmp_pat
 
 
 @pytest.mark.launcher
-def test_one_two_and_three_ranks_count_each_test_image_once(run_tool, tiny_overrides, weights, tmp_path):
+def test_one_two_and_three_ranks_count_each_test_image_once(run_tool, call_tool, tiny_overrides, weights, tmp_path):
     arguments = ("eval.py", "-c", BASE, "--weights", weights, "-o", *tiny_overrides)
     lines, files = {}, [tmp_path / f"predictions{ranks}.csv" for ranks in (0, 2, 3)]
     for ranks, file in zip((0, 2, 3), files):
-        lines[ranks] = last_line(run_tool(*arguments, "--predictions", file, ranks=ranks))
+        run = functools.partial(run_tool, ranks=ranks) if ranks else call_tool
+        lines[ranks] = last_line(run(*arguments, "--predictions", file))
     assert len(set(lines.values())) == 1, lines
     _, correct, total, *_ = LAST_LINE.fullmatch(lines[0]).groups()
     assert total == "719" and len({file.read_bytes() for file in files}) == 1
@@ -212,9 +214,9 @@ def full_run_folder(small_cifar, tmp_path):
         (full_run_folder, "is not empty"),
     ],
 )
-def test_bad_input_to_train_is_one_line_and_status_2(run_tool, tiny_overrides, small_cifar, tmp_path, prepare, message):
+def test_bad_input_to_train_is_one_line_and_status_2(call_tool, tiny_overrides, small_cifar, tmp_path, prepare, message):
     overrides = prepare if isinstance(prepare, list) else prepare(small_cifar, tmp_path)
-    done = run_tool("train.py", "-c", BASE, "-o", *tiny_overrides, *overrides)
+    done = call_tool("train.py", "-c", BASE, "-o", *tiny_overrides, *overrides)
     assert message in error_of(done)
     assert not (tmp_path / "payload").exists()
     left = [path.name for path in tmp_path.glob("output/*/*")]
@@ -232,13 +234,13 @@ def test_a_second_process_in_a_run_folder_is_refused_while_the_first_one_lives(r
     assert os.listdir(folder.parent) == ["tiny"]
 
 
-def test_a_result_that_cannot_be_written_is_said_before_the_work(run_tool, tiny_overrides, weights, tmp_path):
-    done = run_tool("eval.py", "-c", BASE, "--weights", weights, "--json", tmp_path, "-o", *tiny_overrides)
+def test_a_result_that_cannot_be_written_is_said_before_the_work(call_tool, tiny_overrides, weights, tmp_path):
+    done = call_tool("eval.py", "-c", BASE, "--weights", weights, "--json", tmp_path, "-o", *tiny_overrides)
     assert f"cannot write --json {tmp_path}: Is a directory" in error_of(done)
 
 
-def test_weights_of_the_wrong_shape_are_one_line_and_status_2(run_tool, tiny_overrides, weights):
-    done = run_tool("eval.py", "-c", BASE, "--weights", weights, "-o", *tiny_overrides, "model.embed_dim=32")
+def test_weights_of_the_wrong_shape_are_one_line_and_status_2(call_tool, tiny_overrides, weights):
+    done = call_tool("eval.py", "-c", BASE, "--weights", weights, "-o", *tiny_overrides, "model.embed_dim=32")
     assert "cls_token misshapen ([1, 1, 16] in the file, [1, 1, 32] in the model)" in error_of(done)
 
 
@@ -264,33 +266,33 @@ def test_help_shows_the_commands_to_paste_without_waiting_for_paddle(tool):
     assert "argparse" in imported and not imported & SLOW_TO_IMPORT
 
 
-def test_ai_studios_file_evaluates_with_its_config(run_tool, tiny_overrides, tiny_config, tmp_path):
+def test_ai_studios_file_evaluates_with_its_config(call_tool, tiny_overrides, tiny_config, tmp_path):
     """A small model in the layout of cifar100-224_checkpoint.pdparams: DataParallel's prefix, no attention biases."""
     released = build_model(tiny_config("model.qkv_bias=false", "model.epsilon=1e-5").model)
     path = tmp_path / "cifar100-224_checkpoint.pdparams"
     paddle.save({f"_layers.{name}": tensor for name, tensor in released.state_dict().items()}, str(path))
     config = ROOT / "configs" / "vit_b16_cifar100_aistudio.yaml"
-    done = run_tool("eval.py", "-c", config, "--weights", path, "--sha256", "0" * 64, "-o", *tiny_overrides)
+    done = call_tool("eval.py", "-c", config, "--weights", path, "--sha256", "0" * 64, "-o", *tiny_overrides)
     assert "sha256" in error_of(done) and "expected 0000" in error_of(done)
-    done = run_tool("eval.py", "-c", config, "--weights", path, "-o", *tiny_overrides)
+    done = call_tool("eval.py", "-c", config, "--weights", path, "-o", *tiny_overrides)
     assert done.returncode == 1 and "prefix _layers. removed" in done.stdout  # random weights: below the target
     assert LAST_LINE.fullmatch(last_line(done)).group(5) == "FAIL"
 
 
-def test_converted_weights_evaluate_as_the_original(run_tool, tiny_overrides, weights, tmp_path):
+def test_converted_weights_evaluate_as_the_original(run_tool, call_tool, tiny_overrides, weights, tmp_path):
     target = tmp_path / "converted.pdparams"
     done = run_tool("convert_weights.py", weights, target)
     assert done.returncode == 0 and "head.weight" in done.stdout and f"wrote {target}" in done.stdout
-    lines = [last_line(run_tool("eval.py", "-c", BASE, "--weights", w, "-o", *tiny_overrides)) for w in (weights, target)]
+    lines = [last_line(call_tool("eval.py", "-c", BASE, "--weights", w, "-o", *tiny_overrides)) for w in (weights, target)]
     assert lines[0] == lines[1] and LAST_LINE.fullmatch(lines[0])
-    assert "exists already" in error_of(run_tool("convert_weights.py", weights, target))
+    assert "exists already" in error_of(call_tool("convert_weights.py", weights, target))
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "kept.safetensors").write_bytes(weights.read_bytes())
-    assert run_tool("convert_weights.py", "kept.safetensors", tmp_path / "y.pdparams", root=tmp_path / "data").returncode == 0
-    assert "no weights at absent.npz, nor in" in error_of(run_tool("convert_weights.py", "absent.npz", tmp_path / "x.npz"))
+    assert call_tool("convert_weights.py", "kept.safetensors", tmp_path / "y.pdparams", root=tmp_path / "data").returncode == 0
+    assert "no weights at absent.npz, nor in" in error_of(call_tool("convert_weights.py", "absent.npz", tmp_path / "x.npz"))
 
 
-def test_every_tool_takes_the_average_on_demand_and_else_says_that_it_is_there(run_tool, tiny_overrides, weights, tmp_path):
+def test_every_tool_takes_the_average_on_demand_and_else_says_that_it_is_there(call_tool, tiny_overrides, weights, tmp_path):
     arrays = {name: paddle.to_tensor(array) for name, array in load_file(str(weights)).items()}
     average = arrays | {"head.bias": arrays["head.bias"] + 100 * paddle.eye(10)[3]}  # one that answers 3 to all
     both, photo = tmp_path / "both.pdparams", tmp_path / "photo.png"
@@ -300,25 +302,25 @@ def test_every_tool_takes_the_average_on_demand_and_else_says_that_it_is_there(r
     said, found = "the average model_ema left aside, --ema takes it", {}
     for ema in ([], ["--ema"]):
         done = {
-            "eval": run_tool("eval.py", *use, *ema),
-            "predict": run_tool("predict.py", photo, *use, *ema, "--top", "1"),
-            "export": run_tool("export.py", *use, *ema, "--output", tmp_path / f"exported{len(ema)}"),
-            "convert": run_tool("convert_weights.py", both, tmp_path / f"converted{len(ema)}.safetensors", *ema),
+            "eval": call_tool("eval.py", *use, *ema),
+            "predict": call_tool("predict.py", photo, *use, *ema, "--top", "1"),
+            "export": call_tool("export.py", *use, *ema, "--output", tmp_path / f"exported{len(ema)}"),
+            "convert": call_tool("convert_weights.py", both, tmp_path / f"converted{len(ema)}.safetensors", *ema),
         }
         for tool, one in done.items():
             text = one.stdout + one.stderr
             assert one.returncode == 0 and (said in text) == (not ema) and "the average model_ema" in text, (tool, text)
         found[bool(ema)] = last_line(done["eval"]), load_file(str(tmp_path / f"converted{len(ema)}.safetensors"))["head.bias"]
     assert not (found[False][1] > 50).any() and (found[True][1] > 50).nonzero()[0] == [3] and found[False][0] != found[True][0]
-    done = run_tool("eval.py", "-c", BASE, "--weights", weights, "--ema", "-o", *tiny_overrides)
+    done = call_tool("eval.py", "-c", BASE, "--weights", weights, "--ema", "-o", *tiny_overrides)
     assert "holds no average of the weights (EMA): leave --ema out" in error_of(done)
 
 
-def test_weights_with_nan_end_an_evaluation_with_a_line_that_names_the_tensor(run_tool, tiny_overrides, weights):
+def test_weights_with_nan_end_an_evaluation_with_a_line_that_names_the_tensor(call_tool, tiny_overrides, weights):
     arrays = load_file(str(weights))
     arrays["head.weight"][3, 1] = np.nan
     save_weights(arrays, weights)
-    done = run_tool("eval.py", "-c", BASE, "--weights", weights, "-o", *tiny_overrides)
+    done = call_tool("eval.py", "-c", BASE, "--weights", weights, "-o", *tiny_overrides)
     assert done.returncode == 2 and "head.weight holds NaN or infinity" in error_of(done)
 
 

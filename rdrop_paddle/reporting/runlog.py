@@ -227,11 +227,14 @@ def check_shared_folder(config):
 
 def environment(ranks, device):
     """What a reader of the results needs to know of the machine and the code."""
-    installed = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions() if d.metadata["Name"]}
+    installed = {}
+    for name in PACKAGES:  # all that are installed would take longer to read than a small model to train
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            installed[name] = importlib.metadata.version(name)
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "packages": {name: installed[name] for name in PACKAGES if name in installed},
+        "packages": installed,
         "git_commit": _git_commit(),
         "ranks": ranks,
         "device": device,

@@ -10,7 +10,6 @@ are NaN there, with which no two weights could be compared.
 import math
 
 import numpy as np
-from scipy.stats import rankdata
 
 from ..errors import UserError
 
@@ -77,6 +76,8 @@ def pearson(predictions, values):
 
 def spearman(predictions, values):
     """Pearson's correlation of the ranks, of which equal numbers share the mean of theirs; 0 and errors as of `pearson`."""
+    from scipy.stats import rankdata  # takes a second to import, which other scores have no use for
+
     return _correlation(rankdata(_finite(predictions)), rankdata(values))
 
 

@@ -5,6 +5,8 @@ input, and before the head. Padding stands at the end of a text. The forward giv
 in loss.py.
 """
 
+import functools
+
 import paddle
 from paddle import nn
 
@@ -93,14 +95,17 @@ class TransformerEncoder(nn.Layer):
         Raises:
             UserError: inputs of more tokens than the model has positions.
         """
-        hidden = self.hidden(tokens, types, passes, shared_blocks=shared_blocks, recompute=recompute)
+        outputs = None if self.pooler is None else 1  # it sees the first token alone
+        hidden = self.hidden(tokens, types, passes, outputs=outputs, shared_blocks=shared_blocks, recompute=recompute)
         return self.head(self.head_dropout(self.pooled(hidden, tokens, passes)))
 
-    def hidden(self, tokens, types=None, passes=1, *, shared_blocks=0, recompute=False):
-        """What the last layer gives, [passes * N, L, D]; arguments as for the logits."""
+    def hidden(self, tokens, types=None, passes=1, *, outputs=None, shared_blocks=0, recompute=False):
+        """What the last layer gives, [passes * N, L, D], or with `outputs` of the first so many tokens; else as the logits."""
         context = [keep_bias(tokens != self.padding)]
         ways = dict(passes=passes, shared=shared_blocks, recompute=recompute)
-        return through_layers(self.embed(tokens, types), self.dropout, self.layers, context, **ways)
+        *layers, last = self.layers
+        layers.append(functools.partial(last, outputs=outputs))
+        return through_layers(self.embed(tokens, types), self.dropout, layers, context, **ways)
 
     def embed(self, tokens, types=None):
         """The normed sum of the embeddings of tokens, positions and types: [N, L, D]."""

@@ -41,10 +41,16 @@ class EncoderLayer(nn.Layer):
         self.final_layer_norm = LayerNorm(embed_dim, epsilon=epsilon)
         self.final_dropout = Dropout(drop_rate)
 
-    def forward(self, x, bias):
-        """`bias` hides the padding, see `keep_bias`."""
-        x = self.residual(x, lambda x: self.self_attn(x, x, bias), self.self_attn_layer_norm, self.self_attn_dropout)
-        return self.feed_forward(x)
+    def forward(self, x, bias, outputs=None):
+        """`bias` hides the padding, see `keep_bias`; with `outputs` the first so many positions alone, [N, outputs, D]."""
+        memory = None
+        if outputs is not None:
+            memory, x = self.self_attn_layer_norm(x) if self.norm_first else x, x[:, :outputs]
+
+        def part(x):
+            return self.self_attn(x, x if memory is None else memory, bias)
+
+        return self.feed_forward(self.residual(x, part, self.self_attn_layer_norm, self.self_attn_dropout))
 
     def feed_forward(self, x):
         def part(x):

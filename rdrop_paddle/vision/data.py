@@ -4,11 +4,13 @@ Every random choice is a pure function of (seed, epoch, index): neither the numb
 """
 
 import hashlib
+import importlib.util
 import itertools
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import List
 
 import numpy as np
@@ -120,13 +122,23 @@ def _all_of(source, labels, class_names):
 def _digits(part):
     """scikit-learn's 1,797 real scans of digits, 8x8, grey; a fixed, stratified 40 % are the test set."""
     say(f"reading scikit-learn's digits, part {part}")
-    from sklearn.datasets import load_digits  # 100 MB in memory, which training on anything else has no use for
-
-    digits = load_digits()
-    train, test = split_indices(digits.target, DIGITS_TEST_SHARE, None)
+    values, labels = np.split(_digits_table(), [64], axis=1)
+    labels = labels[:, 0].astype("int64")
+    train, test = split_indices(labels, DIGITS_TEST_SHARE, None)
     chosen = train if part == "train" else test
-    grey = np.round(digits.images[chosen] * (255 / 16)).astype("uint8")  # [N, 8, 8], 0..16 before
-    return _all_of(np.repeat(grey[..., None], 3, axis=-1), digits.target[chosen].astype("int64"), list(DIGITS))
+    grey = np.round(values[chosen].reshape(-1, 8, 8) * (255 / 16)).astype("uint8")  # 0..16 before
+    return _all_of(np.repeat(grey[..., None], 3, axis=-1), labels[chosen], list(DIGITS))
+
+
+def _digits_table():
+    """[1797, 65]: 64 values and the label of each scan, from the file that `sklearn.datasets.load_digits` reads.
+
+    Importing scikit-learn for it takes two seconds and 100 MB in every rank.
+    """
+    package = importlib.util.find_spec("sklearn")
+    if package is None:
+        raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn")
+    return np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
 
 
 def check_files(splits):

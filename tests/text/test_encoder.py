@@ -147,6 +147,24 @@ def test_the_head_sees_the_first_token_or_the_mean_of_all_but_padding(batch):
         np.testing.assert_allclose(model(*batch).numpy(), expected, atol=1e-5)
 
 
+def test_the_last_layer_computes_the_first_token_alone_where_nothing_else_is_pooled(batch):
+    model, seen = small(), []
+    model.eval()
+    for layer in model.layers:
+        layer.fc1.register_forward_post_hook(lambda _, x, y: seen.append(y.shape[1]))
+    found = []
+    for hidden in (model.hidden(*batch, outputs=1), model.hidden(*batch)):
+        logits = model.head(model.pooled(hidden, batch[0]))
+        (logits**2).sum().backward()
+        found.append([logits.numpy(), *(parameter.grad.numpy() for parameter in model.parameters())])
+        model.clear_gradients()
+    assert seen == [5, 1, 5, 5]
+    for alone, among_all in zip(*found):
+        np.testing.assert_allclose(alone, among_all, atol=1e-6 * np.abs(among_all).max().clip(1))
+    np.testing.assert_array_equal(model(*batch).numpy(), found[0][0])
+    assert seen[4:] == [5, 1]
+
+
 def test_without_types_all_tokens_are_of_the_first_text(batch):
     model = small()
     model.eval()
@@ -156,7 +174,7 @@ def test_without_types_all_tokens_are_of_the_first_text(batch):
 
 
 def test_dropout_sits_where_bert_has_it_and_drops_once_a_pass(batch):
-    model, seen = small(layers=1, **RATES), {}
+    model, seen = small(layers=1, pooling="mean", **RATES), {}
     sites = {name: layer for name, layer in model.named_sublayers() if isinstance(layer, paddle.nn.Dropout)}
     for name, layer in sites.items():
         layer.register_forward_post_hook(lambda _, x, y, name=name: seen.setdefault(name, []).append(x[0].shape))

@@ -1,13 +1,16 @@
 import itertools
 import os
 import shutil
+import sys
 
 import numpy as np
 import paddle
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from rdrop_paddle import UserError
+from rdrop_paddle.errors import what_is_missing
 from rdrop_paddle.vision import data
 from rdrop_paddle.vision.augmentation import Augmentation
 from rdrop_paddle.vision.task import ImageClassification
@@ -32,6 +35,18 @@ def test_digits_are_real_and_split_once(tiny_config):
     for images in splits.values():
         pixels = images.read(np.arange(len(images.labels)))
         assert pixels.shape == (len(images.labels), 8, 8, 3) and pixels.dtype == np.uint8 and pixels.max() == 255
+
+
+def test_the_digits_are_those_that_scikit_learn_loads_and_without_it_its_package_is_named(tiny_config, monkeypatch):
+    images = [data.load_splits(tiny_config("data.val_fraction=0").data, part)[part] for part in ("train", "test")]
+    found = {(i.read([row])[0, ..., 0].tobytes(), int(i.labels[row])) for i in images for row in range(len(i.labels))}
+    digits = load_digits()
+    grey = np.round(digits.images * (255 / 16)).astype("uint8")
+    assert found == {(image.tobytes(), int(label)) for image, label in zip(grey, digits.target)} and len(found) == 1797
+    monkeypatch.setitem(sys.modules, "sklearn", None)  # as if it were not there
+    with pytest.raises(ModuleNotFoundError) as error:
+        data.load_splits(tiny_config().data, "test")
+    assert what_is_missing("train.py", error.value).startswith("train.py needs scikit-learn: pip install ")
 
 
 def read(config, workers, rank=0, ranks=1):
