@@ -150,6 +150,27 @@ def test_words_are_tokens_and_rare_or_new_ones_unknown(language_modelling, corpu
     assert (score["tokens"], score["words"], score["unknown"]) == (5, 5, 2)
     assert score["perplexity"] == score["word_perplexity"]
     assert "5 tokens, 2 of them unknown, context 0" in task.in_words(score)
+    task.config.data.tokens_per_sample, task.config.eval.context = 2, 1
+    task._windows.clear()
+    assert evaluate(task, "val")["unknown"] == 2  # those that are seen again are not counted again
+
+
+def test_training_samples_do_not_overlap_whatever_the_context_of_an_evaluation(language_modelling):
+    task = language_modelling("data.break_mode=none", "data.tokens_per_sample=12", "eval.context=7")
+    windows = task.windows("train")
+    assert windows.starts.tolist() == windows.scored.tolist() == [0, *windows.ends[:-1]]
+    assert windows.lengths().sum() == len(task.stream("train")) and task.windows("val").starts[1] < task.windows("val").ends[0]
+
+
+def test_a_checkpoint_knows_epoch_and_text_of_both_parts(language_modelling, corpus):
+    task = language_modelling()
+    state = task.data_state(task.updates_of_epoch + 2)
+    assert (state["epoch"], state["updates_of_epoch"]) == (1, 2)
+    for split in ("train", "val"):
+        (corpus / f"{split}.txt").write_text("Hund\n" + (corpus / f"{split}.txt").read_text())
+        changed = LanguageModelling(task.config)
+        changed.tokens = task.tokens
+        assert changed.data_state(0)[split] != state[split]
 
 
 def test_empty_lines_are_no_samples_and_long_ones_several(language_modelling, corpus):
