@@ -1,6 +1,7 @@
 """The loss curve of 20 updates of a tiny config, pinned: any change of the numbers has to be meant.
 
-python tests/training/test_golden.py      writes tests/training/golden/losses.json anew; say in the commit why
+PYTHONPATH=.:tests OMP_NUM_THREADS=1 python tests/training/test_golden.py
+writes tests/training/golden/losses.json anew, with the threads of make test; say in the commit why.
 """
 
 import hashlib
