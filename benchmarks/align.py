@@ -45,7 +45,7 @@ OPTIMIZERS = {
         "train.betas=[0.9,0.98]",
         "train.weight_decay=0.01",
         "train.schedule=linear",
-        "train.lr=5e-5",  # rounding grows with the rate: at 1e-4 to the bound with real weights, at 1e-3 past it with random ones
+        "train.lr=5e-5",  # rounding grows with the rate: at 1e-4 to the bound, at 1e-3 past it with random weights too
         "train.epsilon=1e-6",  # with less, gradients of almost nothing make whole steps of their rounding
     ],
 }
