@@ -28,6 +28,7 @@ SEEN = {  # a recipe in configs/: a run of it in results/
     for arm in ("baseline", "rdrop")
     for recipe, run in {
         "multi30k_deen": "multi30k/deen_short",
+        "war_and_peace": "war_and_peace/short",
         "dialogsum": "dialogsum/short",
         **{f"minilm_{name}": f"glue/{name}/{name}" for name in GLUE},
     }.items()
