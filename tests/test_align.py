@@ -18,33 +18,35 @@ from rdrop_paddle.training import criterion
 
 
 @pytest.fixture
-def alignment(tmp_path, monkeypatch):
+def without_data(tmp_path, monkeypatch):
+    """Where results go; RDROP_DATA is empty."""
     monkeypatch.setenv("RDROP_DATA", str(tmp_path / "empty"))
-    return Alignment(tmp_path / "alignment")
+    return tmp_path / "alignment"
 
 
 @pytest.fixture
-def of_translation(tmp_path, monkeypatch):
-    monkeypatch.setenv("RDROP_DATA", str(tmp_path / "empty"))
-    return TranslationAlignment(tmp_path / "alignment")
+def alignment(without_data):
+    return Alignment(without_data)
 
 
 @pytest.fixture
-def of_summarisation(tmp_path, monkeypatch):
-    monkeypatch.setenv("RDROP_DATA", str(tmp_path / "empty"))
-    return SummarisationAlignment(tmp_path / "alignment")
+def of_translation(without_data):
+    return TranslationAlignment(without_data)
 
 
 @pytest.fixture
-def of_language_modelling(tmp_path, monkeypatch):
-    monkeypatch.setenv("RDROP_DATA", str(tmp_path / "empty"))
-    return LanguageModellingAlignment(tmp_path / "alignment")
+def of_summarisation(without_data):
+    return SummarisationAlignment(without_data)
 
 
 @pytest.fixture
-def of_understanding(tmp_path, monkeypatch):
-    monkeypatch.setenv("RDROP_DATA", str(tmp_path / "empty"))
-    return UnderstandingAlignment(tmp_path / "alignment")
+def of_language_modelling(without_data):
+    return LanguageModellingAlignment(without_data)
+
+
+@pytest.fixture
+def of_understanding(without_data):
+    return UnderstandingAlignment(without_data)
 
 
 def test_a_difference_beyond_the_bound_fails_and_both_sides_are_kept(alignment):
