@@ -349,11 +349,11 @@ def test_the_mean_over_tables_is_of_the_seeds_that_all_have(write_table):
         (RESULTS / "other" / name).write_bytes((RESULTS / name).read_bytes())
     other = load_table(RESULTS / "other" / "experiments.yaml", load_config)
     rows = (RESULTS / "other" / "runs.csv").read_text().replace("4000", "5000").replace("4200", "5600")
-    (RESULTS / "other" / "runs.csv").write_text(rows)
+    (RESULTS / "other" / "runs.csv").write_text("".join(row for row in rows.splitlines(True) if "4150" not in row))
     low, high = scipy.stats.ttest_rel([49, 49], [45, 41]).confidence_interval(0.95)
     assert comparisons.mean_row([table, other]) == (
-        f"| mean of these 2 | {text([4500, 4100, 4150])} | {text([4900, 4900])} (2 of 3 seeds) "
-        f"| +6.00 ({low:+.2f} to {high:+.2f}; 2 seeds) | 5.0 |"
+        f"| mean of these 2 | {text([4500, 4100])} (2 of 3 seeds) | {text([4900, 4900])} (2 of 3 seeds) "
+        f"| +6.00 ({low:+.2f} to {high:+.2f}; 2 seeds) | 4.5 |"
     )
 
 
