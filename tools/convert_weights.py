@@ -1,12 +1,13 @@
-"""Convert ViT weights between released formats; the target's suffix says which: .npz, .safetensors or .pdparams.
+"""Convert weights between released formats; the target's suffix says which: .npz, .safetensors or .pdparams.
 
 python tools/convert_weights.py ViT-B_16.npz vit_b16.safetensors
 python tools/convert_weights.py cifar100-224_checkpoint.pdparams vit_b16_cifar100.safetensors
 python tools/convert_weights.py output/vit_ti16_cifar100_rdrop/best.safetensors model.safetensors --float16
 
-The source may be any file that tools/eval.py reads. .npz is Google's layout, .safetensors timm's names in torch's layout,
-.pdparams PaddleClas's. There and back gives identical bytes for every tensor; with --float16 half of them, rounded. The names
-of the classes and the settings that are in the source's header, or in files beside it, go into the header of a .safetensors.
+The source may be any ViT that tools/eval.py reads. .npz is Google's layout, .safetensors timm's names in torch's layout,
+.pdparams PaddleClas's. There and back gives identical bytes for every tensor; with --float16 half of them, rounded. Weights
+that tools/train.py has trained on text become a .safetensors of the same names. The names of the classes, the tokens and the
+settings that are in the source's header, or in files beside it, go into the header of a .safetensors.
 """
 
 import sys
@@ -33,7 +34,6 @@ def main():
 
     console.say("loading Paddle")
     from rdrop_paddle.config import data_root
-    from rdrop_paddle.vision.weight_claims import CLASSES, MODEL
     from rdrop_paddle.vision.weight_formats import read_weights, write_weights
     from rdrop_paddle.weights import belongings
     from rdrop_paddle.weights.loading import find_weights
@@ -47,7 +47,7 @@ def main():
     if options.float16:
         weights.halve()
     report = WeightReport(source, weights.format, weights.sha256, rows)
-    found = {name: belonging.value for name in (CLASSES, MODEL) if (belonging := belongings.find(source, name))}
+    found = belongings.every(source)
     write_weights(weights, options.target, options.heads, found)
     print(report.table())
     print(f"wrote {options.target}")

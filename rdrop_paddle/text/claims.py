@@ -6,7 +6,6 @@ from typing import Any, Callable, Dict, NamedTuple, Tuple
 from ..errors import UserError
 from ..weights import belongings
 
-MODEL = "model"  # what belongs to weights, by its name
 WIDTH = 64  # of a head in all BARTs and GPT-2s that were published
 
 
@@ -59,7 +58,7 @@ def compare(path, here, claims, *, apart_from=()):
 
 def _told(path, foreign):
     """[({key of the section `model`: value}, source)] of all that tells something of the weights."""
-    told, found = [], belongings.find(path, MODEL)
+    told, found = [], belongings.find(path, belongings.MODEL)
     if found and isinstance(found.value, dict):
         told.append(found)
     found = belongings.read_beside(path, "config.json")

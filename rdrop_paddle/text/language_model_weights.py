@@ -11,7 +11,6 @@ from . import byte_level, claims, gpt2_names
 from .language_model_sizes import with_numbers
 from .tokens import Tokens
 
-TOKENS = "tokenizer"  # what belongs to the weights, by its name
 LANGUAGE = "text"  # what the only side is called in the file of the tokens
 ANCHOR = rf"{gpt2_names.ANCHOR}|decoder\.layers\.0\.fc1\.weight"
 APART = ("name", "weights", "drop_rate", "attention_drop_rate", "activation_drop_rate")
@@ -27,7 +26,7 @@ def settings_of(config):
 
 def belongings(tokens, config):
     """{name: JSON value} by Tokens and a LanguageModellingConfig."""
-    return {TOKENS: tokens.to_json(), claims.MODEL: settings_of(config)}
+    return {kept.TOKENS: tokens.to_json(), kept.MODEL: settings_of(config)}
 
 
 def tokens_of(path):
@@ -36,15 +35,15 @@ def tokens_of(path):
     Raises:
         UserError: there are none, or they are not of one text.
     """
-    if found := kept.find(path, TOKENS):
+    if found := kept.find(path, kept.TOKENS):
         if isinstance(found.value, dict) and "format" not in found.value:
             return Tokens([LANGUAGE], [byte_level.from_json(*found)])
         return Tokens.from_json(*found, sides=1)
     tokenizer = byte_level.from_folder(Path(path) if Path(path).is_dir() else Path(path).parent)
     if tokenizer is None:
         raise UserError(
-            f"{path} has no tokens in its header, and neither {TOKENS}.json nor {' and '.join(byte_level.FILES)} beside it: "
-            "put those of its run folder or release there, without which the weights mean nothing"
+            f"{path} has no tokens in its header, and neither {kept.TOKENS}.json nor {' and '.join(byte_level.FILES)} beside "
+            "it: put those of its run folder or release there, without which the weights mean nothing"
         )
     return Tokens([LANGUAGE], [tokenizer])
 

@@ -11,7 +11,6 @@ from . import bart_names, byte_level, claims
 from .sizes import with_numbers
 from .tokens import Tokens
 
-TOKENS, MODEL = "tokenizer", claims.MODEL  # what belongs to the weights, by its name
 SETTINGS = ("num_heads", "norm", "activation", "positions", "scaled", "tying")  # keys of the section `model`
 ANCHOR = r"(?:encoder|decoder)\.layers\.0\.fc1\.weight"
 
@@ -19,7 +18,7 @@ ANCHOR = r"(?:encoder|decoder)\.layers\.0\.fc1\.weight"
 def belongings(tokens, config):
     """{name: JSON value} by Tokens and a TranslationConfig or SummarisationConfig."""
     numbers = with_numbers(config.model)
-    return {TOKENS: tokens.to_json(), MODEL: {key: getattr(numbers, key) for key in SETTINGS}}
+    return {kept.TOKENS: tokens.to_json(), kept.MODEL: {key: getattr(numbers, key) for key in SETTINGS}}
 
 
 def tokens_of(path, config):
@@ -28,7 +27,7 @@ def tokens_of(path, config):
     Raises:
         UserError: there are none, they are of other languages than the config's, or its settings are not the weights'.
     """
-    found = kept.find(path, TOKENS)
+    found = kept.find(path, kept.TOKENS)
     if found and isinstance(found.value, dict) and "format" in found.value:
         tokens = Tokens.from_json(*found)
         _check_settings(path, config)
@@ -83,8 +82,9 @@ def _of_bart(path, found):
         tokenizer = byte_level.from_folder(folder, special=byte_level.BART)
     if tokenizer is None:
         raise UserError(
-            f"{path} has no tokens in its header, and no {TOKENS}.json lies beside it, nor {' and '.join(byte_level.FILES)}: "
-            "put those of its run folder or release there, without which the weights mean nothing"
+            f"{path} has no tokens in its header, and no {kept.TOKENS}.json lies beside it, nor "
+            f"{' and '.join(byte_level.FILES)}: put those of its run folder or release there, without which the weights mean "
+            "nothing"
         )
     told = kept.read_beside(path, "config.json")
     count = told.value.get("vocab_size") if told and isinstance(told.value, dict) else None
@@ -93,7 +93,7 @@ def _of_bart(path, found):
 
 
 def _check_settings(path, config):
-    found, numbers = kept.find(path, MODEL), with_numbers(config.model)
+    found, numbers = kept.find(path, kept.MODEL), with_numbers(config.model)
     told, source = found or ({}, "")
     differing = [key for key in SETTINGS if key in told and told[key] != getattr(numbers, key)]
     if differing:

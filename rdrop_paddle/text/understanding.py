@@ -17,6 +17,7 @@ from ..layers import attention_backend
 from ..reporting.runlog import run_folder
 from ..training import sample_order
 from ..training.criterion import Criterion, RegressionCriterion
+from ..weights.belongings import TOKENS
 from ..weights.loading import find_weights
 from . import classification_metrics as metrics
 from . import encoder_weights, label_predictions, understanding_claims
@@ -25,7 +26,7 @@ from .classify import classify
 from .encoder import TransformerEncoder
 from .encoder_sizes import with_numbers
 from .labelled import fingerprint, read_split
-from .wordpiece import TOKENS, read_wordpiece
+from .wordpiece import read_wordpiece
 
 AT_ONCE = 10_000  # inputs that are encoded together
 SHOWN = 3  # examples that VisualDL shows

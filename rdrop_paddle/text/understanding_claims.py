@@ -2,16 +2,12 @@
 
 from ..errors import UserError
 from ..weights import belongings as kept
-from .claims import MODEL
 from .encoder_claims import settings_of
-from .wordpiece import TOKENS
-
-CLASSES = "classes"  # what belongs to weights, by its name: the names in the order of the logits, none where it gives numbers
 
 
 def belongings(tokens, model, class_names):
-    """{name: JSON value} by a WordPiece and a TransformerEncoder; `class_names` is None where it gives numbers."""
-    return {TOKENS: tokens.to_json(), MODEL: settings_of(model), CLASSES: class_names or []}
+    """{name: JSON value} by a WordPiece and a TransformerEncoder; `class_names`: None where it gives numbers."""
+    return {kept.TOKENS: tokens.to_json(), kept.MODEL: settings_of(model), kept.CLASSES: class_names or []}
 
 
 def class_names(path, data):
@@ -21,7 +17,7 @@ def class_names(path, data):
         UserError: these are no names, or the weights give numbers and `data`, a LabelledDataConfig, has classes, or the other
             way round.
     """
-    found = kept.find(path, CLASSES)
+    found = kept.find(path, kept.CLASSES)
     if found is None:
         return None
     names, source = found

@@ -4,7 +4,7 @@ import numpy as np
 from paddle.static import InputSpec
 
 from ..training import export as exporting
-from .wordpiece import TOKENS
+from ..weights.belongings import TOKENS
 
 
 def export(task, folder, weights, *, onnx=False):

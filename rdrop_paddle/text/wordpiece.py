@@ -14,7 +14,6 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from ..errors import UserError
 from ..weights import belongings
 
-TOKENS = "tokenizer"  # what belongs to weights, by its name
 PADDING, UNKNOWN, BEGIN, END = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 
 
@@ -107,14 +106,14 @@ def read_wordpiece(path):
     Raises:
         UserError: there is none, or it cannot be read.
     """
-    if found := belongings.find(path, TOKENS):
+    if found := belongings.find(path, belongings.TOKENS):
         return WordPiece.from_json(*found)
     file = (Path(path) if Path(path).is_dir() else Path(path).parent) / "vocab.txt"
     try:
         tokens = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except FileNotFoundError:
         raise UserError(
-            f"{path} has no tokens in its header, and neither {TOKENS}.json nor vocab.txt lies beside it: "
+            f"{path} has no tokens in its header, and neither {belongings.TOKENS}.json nor vocab.txt lies beside it: "
             "put the one of its model there, without which the weights mean nothing"
         ) from None
     except (OSError, UnicodeDecodeError) as error:

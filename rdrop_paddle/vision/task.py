@@ -11,6 +11,7 @@ from ..layers import attention_backend
 from ..training import sample_order
 from ..training.criterion import Criterion
 from ..training.inference import for_evaluation
+from ..weights import belongings
 from ..weights.loading import find_weights
 from . import data, pixels, weight_claims
 from .augmentation import Augmentation
@@ -100,7 +101,7 @@ class ImageClassification:
     def belongings(self):
         """{"classes": their names, "model": settings that the weights need}, see weight_claims.py."""
         names = self.images("train").class_names
-        return {weight_claims.CLASSES: names, weight_claims.MODEL: weight_claims.of_model(self.config.model)}
+        return {belongings.CLASSES: names, belongings.MODEL: weight_claims.of_model(self.config.model)}
 
     def _check_classes(self, names):
         if len(names) != self.config.model.classes:

@@ -10,7 +10,6 @@ from ..errors import UserError
 from ..weights import belongings
 from .architectures import with_numbers
 
-CLASSES, MODEL = "classes", "model"  # what belongs to weights, by its name
 SETTINGS = ("image_size", "num_heads", "epsilon", "mean", "std")  # keys of the section `model`
 ACTIVATIONS = ("gelu", "gelu_python")  # names of the exact GELU, which is the models' own
 
@@ -26,7 +25,7 @@ def class_names(path, count):
     Raises:
         UserError: these are no names of `count` classes.
     """
-    found = belongings.find(path, CLASSES)
+    found = belongings.find(path, belongings.CLASSES)
     if found is None:
         return None
     names, source = found
@@ -67,7 +66,7 @@ def check(path, config, *, any_size=False):
 def _told(path):
     """[({key of SETTINGS, or "activation": value}, source)] of all that tells something of the weights."""
     readers = [
-        (belongings.find(path, MODEL), lambda found: found),
+        (belongings.find(path, belongings.MODEL), lambda found: found),
         (belongings.read_beside(path, "config.json"), _of_config),
         (belongings.read_beside(path, "preprocessor_config.json"), _of_preprocessor),
     ]

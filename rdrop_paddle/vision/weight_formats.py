@@ -62,6 +62,8 @@ def read_weights(path, sha256=None, ema=False):
 def write_weights(weights, path, heads=None, belongings=None):
     """Write SourceWeights by the suffix of `path`: Google's .npz, timm-named .safetensors, or PaddleClas .pdparams.
 
+    Those of no ViT, which this project has trained on text, stay as they are, and .safetensors alone holds them.
+
     Args:
         heads: attention heads, for .npz only, where each has a kernel of its own; None = those of the source where its
             format tells, else those of the released ViT of this width and depth.
@@ -73,6 +75,10 @@ def write_weights(weights, path, heads=None, belongings=None):
     if weights.unknown:
         raise UserError(f"{', '.join(weights.unknown[:3])}: unknown, nothing was written")
     arrays = weights.tensors
+    if "cls_token" not in arrays:
+        if Path(path).suffix != ".safetensors":
+            raise UserError(f"{path}: the weights of no ViT are .safetensors alone, name it so")
+        return write_weight_file(arrays, path, belongings, WEIGHT_FORMAT)
     try:
         if Path(path).suffix == ".npz":
             arrays = to_google(arrays, heads or weights.heads or _usual_heads(arrays))

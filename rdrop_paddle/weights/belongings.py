@@ -12,6 +12,8 @@ import safetensors
 
 from ..errors import UserError
 
+TOKENS, CLASSES, MODEL = "tokenizer", "classes", "model"  # the names: tokens, classes in the order of the logits, settings
+
 
 class Belonging(NamedTuple):
     """A JSON value and where it was found, for messages."""
@@ -33,6 +35,11 @@ def find(path, name):
         except ValueError:  # a text that somebody else has put there
             pass
     return read_beside(path, f"{name}.json")
+
+
+def every(path):
+    """{name: JSON value} of all that belongs to the weights at `path`; raises as `find`."""
+    return {name: found.value for name in (TOKENS, CLASSES, MODEL) if (found := find(path, name))}
 
 
 def read_beside(path, file_name):

@@ -14,10 +14,10 @@ from ..errors import UserError
 SUFFIXES = (".npz", ".safetensors", ".pdparams")
 
 
-def write_weight_file(arrays, path, belongings=None):
+def write_weight_file(arrays, path, belongings=None, names="pt"):
     """Write {name: array} by the suffix of `path`, one of SUFFIXES: the file is whole, or as it was.
 
-    `belongings`, see belongings.py, have a place in the header of .safetensors alone.
+    `belongings`, see belongings.py, have a place in the header of .safetensors alone, as has whose `names` these are.
 
     Raises:
         UserError: another suffix, arrays that the container cannot hold, or a file that cannot be written.
@@ -30,7 +30,7 @@ def write_weight_file(arrays, path, belongings=None):
             np.savez(unfinished, **arrays)
         elif path.suffix == ".safetensors":
             texts = {name: json.dumps(value) for name, value in (belongings or {}).items()}
-            unfinished.write_bytes(safetensors.numpy.save(arrays, metadata={"format": "pt", **texts}))
+            unfinished.write_bytes(safetensors.numpy.save(arrays, metadata={"format": names, **texts}))
         elif path.suffix == ".pdparams":
             paddle.save(arrays, str(unfinished))
         else:

@@ -114,6 +114,23 @@ def test_weights_have_their_tokens_with_them(translation, corpus, tmp_path):
         assert evaluate(task, "test") == expected
 
 
+def test_converted_weights_are_rounded_and_keep_their_tokens(translation, call_tool, tmp_path):
+    trained = translation()
+    checkpoint.save_best(tmp_path, trained.model, trained.belongings(), update=1)
+    smaller = tmp_path / "alone" / "model.safetensors"
+    smaller.parent.mkdir()
+    done = call_tool("convert_weights.py", tmp_path / "best.safetensors", smaller, "--float16")
+    assert done.returncode == 0, done.stdout
+    other = translation("train.seed=1")
+    other.load_weights(smaller)
+    assert other.tokens.to_json() == trained.tokens.to_json()
+    rounded = {name: array.astype("float16") for name, array in checkpoint.model_arrays(trained.model).items()}
+    found = checkpoint.model_arrays(other.model)
+    assert all((found[name] == array).all() for name, array in rounded.items()) and len(found) == len(rounded)
+    done = call_tool("convert_weights.py", tmp_path / "best.safetensors", tmp_path / "model.npz")
+    assert done.returncode == 2 and "the weights of no ViT are .safetensors alone" in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     "overrides, message",
     [
