@@ -1,4 +1,4 @@
-"""The sections of a config that belong to translation; the package's configs/base/translation.yaml has their defaults."""
+"""What the configs of text to text share, and the sections of translation: configs/base/translation.yaml has defaults."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Dict, Optional, Tuple
@@ -63,20 +63,10 @@ class DecodeConfig:
 
 
 @dataclass
-class TranslationEvalConfig(EvalConfig):
-    select_by: str = one_of("perplexity", "BLEU")
-
-
-@dataclass
-class TranslationConfig(Config):
-    model: TransformerConfig
-    data: ParallelDataConfig
-    eval: TranslationEvalConfig
-    decode: DecodeConfig
+class SequenceToSequenceConfig(Config):
+    """Of a task whose held-out answers may be searched to select the best weights: `eval.select_by` says by which score."""
 
     unit: ClassVar[str] = "tokens"
-    columns: ClassVar[Tuple[str, ...]] = ("data.source", "data.target", "model.drop_rate", *Config.columns)
-    measure: ClassVar[Measure] = Measure("BLEU", decimals=2)
     free: ClassVar[Dict[str, Optional[str]]] = {
         "data.path": None,  # checkpoints know the data by their content
         "eval.select_by": "the best weights are selected by another score from here on",
@@ -85,7 +75,32 @@ class TranslationConfig(Config):
 
     @property
     def selection(self):
-        return self.measure if self.eval.select_by == "BLEU" else Measure("perplexity", higher_is_better=False)
+        searched = self.eval.select_by == self.measure.name
+        return self.measure if searched else Measure("perplexity", higher_is_better=False)
+
+    def check(self):
+        super().check()
+        check_micro_batches(self.train)
+
+    def hyper_parameters(self):
+        own = {"drop_rate": self.model.drop_rate, "model": self.model.name, "data": self.data.name}
+        return super().hyper_parameters() | own
+
+
+@dataclass
+class TranslationEvalConfig(EvalConfig):
+    select_by: str = one_of("perplexity", "BLEU")
+
+
+@dataclass
+class TranslationConfig(SequenceToSequenceConfig):
+    model: TransformerConfig
+    data: ParallelDataConfig
+    eval: TranslationEvalConfig
+    decode: DecodeConfig
+
+    columns: ClassVar[Tuple[str, ...]] = ("data.source", "data.target", "model.drop_rate", *Config.columns)
+    measure: ClassVar[Measure] = Measure("BLEU", decimals=2)
 
     @property
     def languages(self):
@@ -94,12 +109,10 @@ class TranslationConfig(Config):
 
     def check(self):
         super().check()
-        check_micro_batches(self.train)
         if self.data.source == self.data.target:
             raise UserError(f"data.source and data.target are both {self.data.source}: give two languages")
         if self.model.tying == "all" and self.data.vocabulary == "separate":
             raise UserError("model.tying is all but data.vocabulary separate: one embedding needs data.vocabulary=joint")
 
     def hyper_parameters(self):
-        own = {"drop_rate": self.model.drop_rate, "model": self.model.name, "data": self.data.name}
-        return super().hyper_parameters() | own | {"languages": f"{self.data.source}-{self.data.target}"}
+        return super().hyper_parameters() | {"languages": f"{self.data.source}-{self.data.target}"}
