@@ -5,6 +5,7 @@
     python tools/plot.py test results/vit_ti16_cifar100_rdrop/predictions.csv
     python tools/plot.py alpha results/cifar100/runs.csv --baseline few_baseline --runs few_rdrop few_rdrop_alpha12
     python tools/plot.py cost results/cifar100/runs.csv --runs few_baseline few_rdrop few_rdrop_shared4
+    python tools/plot.py gain results/*/experiments.yaml results/glue/*/experiments.yaml
     python tools/plot.py method
 
 They go to images/<name>.png, or to -o FILE, which ends in .png, .pdf or .svg. A run is its folder (metrics.jsonl), or any
@@ -21,6 +22,7 @@ from rdrop_paddle import UserError, command_line, tasks
 
 FIGURES = {"log": "curves of runs over the updates", "test": "predictions: accuracy by class, confused pairs"}
 FIGURES |= {"alpha": "the leading score against alpha", "cost": "the leading score against milliseconds per update"}
+FIGURES |= {"gain": "R-Drop's gain against the KL of two passes that are trained without it"}
 FIGURES |= {"method": "what R-Drop does"}
 
 
@@ -42,6 +44,7 @@ def parser():
         figures[name].add_argument(
             "-c", "--config", help="of the runs, where the leading score depends on the data, as GLUE's do"
         )
+    figures["gain"].add_argument("tables", nargs="+", metavar="TABLE", help="experiments.yaml")
     figures["alpha"].add_argument("--baseline", required=True, metavar="NAME", help="name of the baseline's runs")
     for name, figure in figures.items():
         figure.add_argument("-o", "--output", default=ROOT / "images" / f"{name}.png", help=f"default: images/{name}.png")
@@ -59,6 +62,8 @@ def main():
         figure = class_figure.evaluation_figure(class_predictions.read(options.predictions))
     elif options.figure == "method":
         figure = method_drawing.method_figure()
+    elif options.figure == "gain":
+        figure = plots.gain_figure(read_gains(options.tables))
     else:
         config = tasks.load_config(options.config, [] if options.config else [f"task={options.task}"])
         figure = of_runs(options, config.measure)
@@ -77,6 +82,15 @@ def of_runs(options, measure):
     if options.figure == "alpha":
         return plots.alpha_figure(groups, options.baseline, measure)
     return plots.cost_figure(groups, measure)
+
+
+def read_gains(paths):
+    from rdrop_paddle.reporting import comparisons, experiments
+
+    found = [gain for path in paths for gain in comparisons.gains(experiments.load_table(path, tasks.load_config))]
+    if not found:
+        raise UserError(f"{', '.join(paths)}: no comparison names finished runs of two passes without the KL (`doubled`)")
+    return found
 
 
 def read_arms(given):

@@ -4,6 +4,8 @@ import csv
 import statistics
 from typing import Dict, List, NamedTuple
 
+from .curves import read_log
+
 NOT_RUN = "not run"
 
 
@@ -15,6 +17,14 @@ class Outcome(NamedTuple):
     scores: Dict[int, float]  # as shown, by the seed, of those that finished
     hours: float  # of all of them
     milliseconds: List[float]  # an update, of those that finished
+
+
+class Gain(NamedTuple):
+    """What R-Drop gains in a comparison, and how far two passes differ where nothing holds them together."""
+
+    title: str
+    percent: List[float]  # of the baseline's score, a seed each; above 0 where R-Drop is better
+    logs: Dict[str, dict]  # of the runs with two passes and without the KL, see curves.read_log
 
 
 def summary(experiments):
@@ -42,6 +52,19 @@ def mean_row(tables):
         for arm, name in zip(arms, (first.baseline, first.rdrop)):
             arm.append(outcomes[name])
     return _comparison_row(f"mean of these {len(tables)}", *map(_mean, arms))
+
+
+def gains(experiments):
+    """The Gain of each comparison that names runs of two passes without the KL, of which at least one has finished."""
+    outcomes, found = _outcomes(experiments), []
+    better = 1 if experiments.measure.higher_is_better else -1
+    for row in experiments.table.comparisons:
+        before, after = outcomes[row.baseline].scores, outcomes[row.rdrop].scores
+        percent = [better * 100 * (after[seed] / before[seed] - 1) for seed in sorted(before.keys() & after.keys())]
+        done = [job for job in experiments.jobs if job.name == row.doubled and job.seed in outcomes[row.doubled].scores]
+        if percent and done:
+            found.append(Gain(row.title, percent, {job.run: read_log(experiments.folder(job)) for job in done}))
+    return found
 
 
 def interval(differences):

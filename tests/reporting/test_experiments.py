@@ -357,6 +357,21 @@ def test_the_mean_over_tables_is_of_the_seeds_that_all_have(write_table):
     )
 
 
+@pytest.mark.parametrize("higher_is_better, sign", [(True, 1), (False, -1)])
+def test_a_gain_is_in_percent_of_the_baseline_beside_the_doubled_batchs_log(write_table, monkeypatch, higher_is_better, sign):
+    row = dict(title="few labels", baseline="baseline", rdrop="rdrop", doubled="doubled")
+    runs = [dict(name=name, seeds=[0, 1]) for name in ("baseline", "rdrop", "doubled", "other")]
+    table = load_table(write_table(*runs, comparisons=[row, row | dict(doubled=""), row | dict(doubled="other")]), load_config)
+    measure = table.measure._replace(higher_is_better=higher_is_better)
+    monkeypatch.setattr(type(table.jobs[0].config), "measure", measure)
+    write_runs(dict(baseline={0: 4000, 1: 5000}, rdrop={0: 4200, 1: 5100}, doubled={0: 4100, 1: None}, other={0: None}))
+    (RESULTS / "doubled_seed0").mkdir()
+    (RESULTS / "doubled_seed0" / "metrics.jsonl").write_text('{"step": 10, "kl": 0.25}\n')
+    (gain,) = comparisons.gains(table)
+    assert (gain.title, gain.percent) == ("few labels", pytest.approx([sign * 5, sign * 2]))
+    assert gain.logs == {"doubled_seed0": {"train/kl": [(10, 0.25)]}}
+
+
 def test_what_was_not_run_is_said(write_table):
     full, average = dict(title="full data", baseline="a", rdrop="b"), dict(title="EMA", run="a", reference="b")
     table = load_table(write_table(dict(name="a"), dict(name="b"), comparisons=[full], ablations=[average]), load_config)

@@ -19,6 +19,7 @@ from visualdl import LogWriter
 
 from rdrop_paddle import UserError
 from rdrop_paddle.reporting import method_drawing, plots
+from rdrop_paddle.reporting.comparisons import Gain, interval
 from rdrop_paddle.reporting.curves import read_log
 from rdrop_paddle.vision import class_figure, class_predictions
 from rdrop_paddle.vision.config import ImageClassificationConfig
@@ -80,11 +81,12 @@ def arguments_of(figure, table, answers):
         "test": ["test", answers],
         "alpha": ["alpha", table, "--baseline", "base", "--runs", "rdrop0", "rdrop1", "rdrop4"],
         "cost": ["cost", table, "--runs", "base", "rdrop1", "rdrop4"],
+        "gain": ["gain", ROOT / "results" / "cifar100" / "experiments.yaml"],
         "method": ["method"],
     }[figure]
 
 
-@pytest.mark.parametrize("figure", ["log", "test", "alpha", "cost", "method"])
+@pytest.mark.parametrize("figure", ["log", "test", "alpha", "cost", "gain", "method"])
 def test_each_figure_is_an_opaque_picture_and_the_same_bytes_again(plot, table, answers, figure):
     path, printed = plot(*arguments_of(figure, table, answers))
     with Image.open(path) as picture:
@@ -252,6 +254,18 @@ def test_accuracy_against_alpha_and_cost_is_the_mean_over_the_finished_runs(tabl
     assert texts(twice.axes[0]) == ["R-Drop (one)", "R-Drop (other)"]
 
 
+def test_a_gain_stands_with_its_interval_above_the_kl_that_nothing_held_down():
+    logs = {seed: {"train/kl": [(10 * n, (seed + 1) * n / 100) for n in range(1, 21)]} for seed in range(2)}
+    gains = [Gain("one", [1.0, 2.0, 6.0], logs), Gain("other", [-1.0], {0: {"train/kl": [(10, 0.3), (20, 0.5)]}})]
+    figure = plots.gain_figure(gains)
+    over_time, against = figure.axes
+    np.testing.assert_allclose(over_time.lines[0].get_xydata()[[0, -1]], [[5, 0.015], [100, 0.3]])
+    np.testing.assert_allclose([bar.lines[0].get_xydata()[0] for bar in against.containers], [[0.2925, 3], [0.5, -1]])
+    (low, high) = against.containers[0].lines[2][0].get_segments()[0][:, 1]
+    assert [low, high] == pytest.approx([3 - interval([1, 2, 6])[1], 3 + interval([1, 2, 6])[1]])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one (3 seeds)", "other (1 seed)"]
+
+
 def test_the_drawing_says_the_loss():
     words = "".join(text.get_text() for text in method_drawing.method_figure().findobj(Text))
     for letter in "PQ":
@@ -279,6 +293,7 @@ def test_what_cannot_be_drawn_is_a_user_error(plot, table, answers, tmp_path):
         ),
         (["cost", table, "--runs", "base", "broken"], "no finished run named broken"),
         (["cost", table, "--runs", "base", "trial"], "partly on test, partly on held-out data"),
+        (["gain", ROOT / "results" / "dialogsum" / "experiments.yaml"], "no comparison names finished runs of two passes"),
         (["method", "-o", tmp_path / "absent" / "figure.png"], "cannot write .*figure.png: No such file or directory"),
         (["method", "-o", "figure.jpg"], "figure.jpg: a figure's name ends in .png, .pdf, .svg"),
         (["method", "-o", "figure"], "figure: a figure's name ends in .png, .pdf, .svg"),
