@@ -117,4 +117,5 @@ def find_weights(name, data_root):
         return path
     if len(path.parts) == 1 and (data_root / name).exists():
         return data_root / name
-    raise UserError(f"no weights at {name}" + (f", nor in {data_root}" if len(path.parts) == 1 else ""))
+    nor = f", nor in {data_root}: put them there; where they are to be had is in the task's guide in docs/"
+    raise UserError(f"no weights at {name}" + (nor if len(path.parts) == 1 else ""))
