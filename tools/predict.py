@@ -107,12 +107,18 @@ def name_images(config, options):
     return 1 if any(answer.error for answer in found) else 0
 
 
+def read_standard_input():
+    if sys.stdin is None:
+        raise UserError("standard input is closed: name files of text")
+    return sys.stdin.buffer.read()
+
+
 def read_input(options):
     """The lines of the files, or else of standard input."""
     from rdrop_paddle.text.parallel import lines_of, read_lines
 
     named = [line for name in options.inputs for line in read_lines(Path(name))]
-    return named if options.inputs else lines_of(sys.stdin.buffer.read(), "standard input")
+    return named if options.inputs else lines_of(read_standard_input(), "standard input")
 
 
 def write_lines(rows, lines, options):
@@ -157,7 +163,7 @@ def label_texts(config, options):
     from rdrop_paddle.console import Patience
     from rdrop_paddle.text import classify
 
-    texts, pairs = classify.read_inputs(options.inputs, config.data, sys.stdin.buffer.read)
+    texts, pairs = classify.read_inputs(options.inputs, config.data, read_standard_input)
     task = loaded(config, options)
     progress = Patience("labelling: text", len(texts)).done
     found, names = classify.classify(task, texts, pairs, passes=options.passes, progress=progress), task.class_names()

@@ -25,13 +25,14 @@ def main():
     arguments.add_argument("--only", default="*", metavar="PATTERN", help="runs to start, e.g. 'few_*' or '*_seed0'")
     arguments.add_argument("--summary", action="store_true", help="only print the README's tables of what is published")
     options = arguments.parse_args()
-    tables = [experiments.load_table(table, load_config) for table in options.tables]
+    tables = [experiments.load_table(table, load_config) for table in dict.fromkeys(options.tables)]
     if not options.summary:
         if len(tables) > 1:
             raise UserError(f"{len(tables)} tables are given, of which one is trained at a time: give one, or --summary")
         return experiments.run_missing(tables[0], Path(__file__).with_name("train.py"), options.only)
     print("\n\n".join(filter(None, map(comparisons.summary, tables))))
-    if len(tables) > 1 and all(table.table.comparisons for table in tables):
+    tasks = {table.jobs[0].config.task for table in tables if table.table.comparisons}
+    if len(tables) > 1 and len(tasks) == 1:  # scores of several are none to add
         print("\n" + comparisons.mean_row(tables))
     return 0
 

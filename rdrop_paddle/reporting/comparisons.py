@@ -4,6 +4,7 @@ import csv
 import statistics
 from typing import Dict, List, NamedTuple
 
+from ..errors import UserError
 from .curves import read_log
 
 NOT_RUN = "not run"
@@ -80,11 +81,14 @@ def interval(differences):
 def _outcomes(experiments):
     """{name of a run of the table: Outcome}"""
     path = experiments.path.with_name("runs.csv")
-    rows = list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
-    return {
-        run.name: _outcome(run, [row for row in rows if row["name"] == run.name], experiments.measure)
-        for run in experiments.table.runs
-    }
+    try:
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
+        return {
+            run.name: _outcome(run, [row for row in rows if row["name"] == run.name], experiments.measure)
+            for run in experiments.table.runs
+        }
+    except (KeyError, ValueError, TypeError, ZeroDivisionError) as error:  # no such column, no number, a line that is cut
+        raise UserError(f"{path} is no table of runs as this tool writes it ({error}): the next run makes it anew") from None
 
 
 def _outcome(run, rows, measure):

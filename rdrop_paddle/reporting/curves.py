@@ -54,11 +54,16 @@ def _of_metrics(folder):
     for record in read_metrics(folder):
         if not isinstance(record, dict) or "step" not in record:
             raise UserError(f"metrics.jsonl in {folder} is not of a run here: a line of it has no step")
-        if record.get("final") and record["split"] == "val":
+        if record.get("final") and record.get("split") == "val":
             continue  # of the best weights, which are of an earlier update
         for name, value in record.items():
-            if name not in ("step", "split", "final") and value is not None:
-                log[f"{record.get('split', 'train')}/{name}"].append((record["step"], value))
+            if name in ("step", "split", "final") or value is None:
+                continue
+            if not all(isinstance(number, (int, float)) for number in (record["step"], value)):
+                raise UserError(
+                    f"metrics.jsonl in {folder} is damaged: {name} is {value!r} at step {record['step']!r}, no number"
+                )
+            log[f"{record.get('split', 'train')}/{name}"].append((record["step"], value))
     return dict(log)
 
 

@@ -112,7 +112,7 @@ def load_table(path, load_config):
         raise UserError(in_one_line(path, error)) from None
     _check_runs(path, table)
     jobs = [_job(path, table, run, seed, load_config) for run in table.runs for seed in run.seeds]
-    if len({job.config.task for job in jobs}) > 1:
+    if len({(job.config.task, job.config.measure) for job in jobs}) > 1:
         raise UserError(f"{path}: its runs are of different tasks, whose scores are none to compare: make a table of each")
     _check_rows(path, table, {job.name: job.config.eval.split for job in jobs})
     return Experiments(path, table, jobs, load_config)

@@ -186,7 +186,7 @@ def read_runs(path, names, measure):
         }
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except (KeyError, ValueError, TypeError) as error:  # no such column, no number, a line that is cut
+    except (KeyError, ValueError, TypeError, ZeroDivisionError) as error:  # no such column, no number, a line that is cut
         raise UserError(f"{path} is no table of runs as tools/run_experiments.py writes it: {error}") from None
     for name, runs in groups.items():
         if not runs:
@@ -245,7 +245,7 @@ def alpha_figure(groups, baseline, measure):
         axes.set_xscale("log")
     axes.set_xticks(alphas, [f"{alpha:g}" if alpha else "0\n(no KL)" for alpha in alphas])
     axes.minorticks_off()
-    axes.set_xlabel(r"$\alpha$, weight of the KL divergence of an image")
+    axes.set_xlabel(r"$\alpha$, weight of the KL divergence")
     axes.set_ylabel(f"{_name_of(groups[baseline][0].split)} {measure.label()}")
     axes.legend()
     return figure

@@ -119,7 +119,10 @@ def _seconds(updates):
 
 def _final(folder):
     """The evaluation that ends a run."""
-    return next(record for record in reversed(read_metrics(folder)) if record.get("final"))
+    found = next((record for record in reversed(read_metrics(folder)) if record.get("final")), None)
+    if found is None:
+        raise UserError(f"{folder}/metrics.jsonl has no final evaluation: get it back from where it was published")
+    return found
 
 
 def _different_keys(configs, flat):

@@ -41,6 +41,19 @@ def check(path, here, foreign, *, apart_from=()):
     compare(path, here, _told(path, foreign), apart_from=apart_from)
 
 
+def check_task(path, task):
+    """Raises a UserError where the weights at `path` tell of another task than `task`."""
+    told = kept_settings(path).get("task", task)
+    if told != task:
+        raise UserError(f"{path} was trained for {told}, and the config is of {task}: take the config of its run")
+
+
+def kept_settings(path):
+    """What this project's weights at `path` tell of their model, {name: JSON value}; of other weights nothing."""
+    found = belongings.find(path, belongings.MODEL)
+    return found.value if found and isinstance(found.value, dict) else {}
+
+
 def compare(path, here, claims, *, apart_from=()):
     """As `check`, of `claims`, [({key of the section `model`: value}, source)]."""
     differences, advice = [], {}

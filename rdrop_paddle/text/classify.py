@@ -8,6 +8,7 @@ import paddle
 
 from ..errors import UserError
 from ..training.dropout_passes import check_passes, disagreement, dropout_logits
+from .glue import DATASETS
 from .label_predictions import probabilities
 from .parallel import lines_of, read_lines
 from .tables import KINDS, read_table
@@ -35,9 +36,10 @@ def read_inputs(names, data, standard_input):
         UserError: a file that cannot be read, or a line that is no pair where the model takes pairs.
     """
     columns, rows = [name for name in data.columns[:2] if name], []
+    header = DATASETS[data.name].columns if data.name in DATASETS else None
     for name in map(Path, names):
-        if name.suffix in KINDS:
-            rows += _of_table(name, columns)
+        if name.suffix.lower() in KINDS:
+            rows += _of_table(name, columns, header)
         else:
             rows += _of_lines(read_lines(name), name, len(columns))
     if not names:
@@ -110,8 +112,8 @@ def top(answer, count):
     return np.argsort(-answer.values, kind="stable")[:count].tolist()
 
 
-def _of_table(path, columns):
-    table = read_table(path, columns)
+def _of_table(path, columns, header):
+    table = read_table(path, columns, header)
     if table.broken:
         raise UserError(f"{path}, {table.broken[0]}")
     return [row.values for row in table.rows]

@@ -46,7 +46,7 @@ class ParallelDataConfig:
     lowercase: bool
     moses: bool
     vocabulary: str = one_of("joint", "separate")
-    vocabulary_size: int = within(low=8)
+    vocabulary_size: int = within(low=8, high=10**6)
     max_tokens: int = within(low=1)
     sentences: Optional[int] = within(low=1)
 
@@ -54,7 +54,7 @@ class ParallelDataConfig:
 @dataclass
 class DecodeConfig:
     beam: int = within(low=1)
-    length_penalty: float = within()
+    length_penalty: float = within(low=-10, high=10)
     min_length: int = within(low=0)
     max_length_a: float = within(low=0)
     max_length_b: int = within(low=1)

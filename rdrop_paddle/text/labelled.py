@@ -67,7 +67,9 @@ def locate(config, split):
         if not config.path:
             raise UserError("data.path is empty: set data.path=FOLDER, with train and test .tsv, .csv or .jsonl in it")
         folder = Path(config.path).expanduser()
-        found = find_table(folder, split) or (find_table(folder, "train") if split == "val" else None)
+        found = find_table(folder, split)
+        if split == "val":
+            found = found or find_table(folder, "valid") or find_table(folder, "train")
         return found or _refuse_absent(folder, split)
     dataset = DATASETS[config.name]
     if split not in ("train", "val", *dataset.tests):

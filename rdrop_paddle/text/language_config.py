@@ -34,7 +34,7 @@ class TextDataConfig:
     break_mode: str = one_of("none", "line")
     tokens_per_sample: int = within(low=1)
     vocabulary: str = one_of("bpe", "words")
-    vocabulary_size: Optional[int] = within(low=8)
+    vocabulary_size: Optional[int] = within(low=8, high=10**6)
     min_count: int = within(low=1)
     lowercase: bool
     max_tokens: int = within(low=1)

@@ -26,7 +26,7 @@ def settings_of(config):
 
 def belongings(tokens, config):
     """{name: JSON value} by Tokens and a LanguageModellingConfig."""
-    return {kept.TOKENS: tokens.to_json(), kept.MODEL: settings_of(config)}
+    return {kept.TOKENS: tokens.to_json(), kept.MODEL: {"task": config.task, **settings_of(config)}}
 
 
 def tokens_of(path):

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -16,12 +15,13 @@ from ..fused_linear_loss import fused_linear_cross_entropy
 from ..layers import attention_backend
 from ..training.criterion import FusedLinearCriterion
 from ..weights.loading import find_weights
-from . import batches, language_model_weights
+from . import batches, claims, language_model_weights
 from .continuation import continue_text
 from .language_model import LanguageModel
 from .language_model_sizes import with_numbers
 from .language_model_weights import LANGUAGE
 from .learned_tokens import tokens_of_run
+from .perplexity import perplexity
 from .plain_text import fingerprint, read_split
 from .token_stream import IGNORED, arrays_of, stream_of, windows_of
 from .tokens import train_tokens, word_tokens
@@ -83,6 +83,7 @@ class LanguageModelling:
 
     def load_weights(self, path, sha256=None, ema=False):
         """Load trained weights and take over their tokens; the WeightReport. Errors: see language_model_weights.py."""
+        claims.check_task(path, self.config.task)
         self.tokens = language_model_weights.tokens_of(path)
         return language_model_weights.load_weights(self.model, path, self.config, sha256=sha256, ema=ema)
 
@@ -163,7 +164,7 @@ class LanguageModelling:
     def score(self, counts):
         """{name: number} of summed counts: perplexity per token first, then per word, in which each line's end is one."""
         loss, tokens, words, unknown = counts
-        perplexities = {"perplexity": math.exp(loss / tokens), "word_perplexity": math.exp(loss / words)}
+        perplexities = {"perplexity": perplexity(loss, tokens), "word_perplexity": perplexity(loss, words)}
         return perplexities | {"tokens": int(tokens), "words": int(words), "unknown": int(unknown)}
 
     def in_words(self, score):

@@ -5,7 +5,7 @@ import json
 
 from .. import ranks
 from ..config import data_root
-from ..durability import files
+from ..durability import checkpoint, files
 from ..reporting.runlog import run_folder
 from .tokens import FILE, FORMAT, Tokens
 
@@ -21,9 +21,9 @@ def tokens_of_run(config, origin, learn, sides=2):
     Raises:
         UserError: a file of tokens cannot be read or written.
     """
-    begun = run_folder(config) / FILE  # a run that is resumed has them, be its data of another machine
-    if begun.exists():
-        return Tokens.read(begun, sides)
+    folder = run_folder(config)  # a run that is resumed has them, be its data of another machine
+    if checkpoint.latest(folder) and (folder / FILE).exists():
+        return Tokens.read(folder / FILE, sides)
     name = hashlib.sha256(json.dumps([FORMAT, *origin()]).encode()).hexdigest()[:16]
     learned = data_root() / "tokens" / f"{name}.json"
     if ranks.rank() == 0 and not learned.exists():

@@ -97,7 +97,7 @@ def lines_of(content, path):
 
 
 def split_lines(text):
-    """Lines without the end of line of any system; not str.splitlines(), which splits at characters of text."""
+    """Lines without their ends, of Unix or Windows; not str.splitlines(), which splits at characters of text."""
     lines = text.replace("\r\n", "\n").split("\n")
     return lines[:-1] if lines[-1] == "" else lines
 

@@ -5,7 +5,6 @@ translation.py and summarisation.py say of what data and tokens, and what answer
 
 import contextlib
 import functools
-import math
 from pathlib import Path
 from typing import NamedTuple, Optional
 
@@ -24,6 +23,7 @@ from . import batches, transformer_weights
 from .generation import generate, search
 from .learned_tokens import tokens_of_run
 from .parallel import Pairs, fingerprint
+from .perplexity import perplexity
 from .sizes import with_numbers
 from .transformer import Transformer
 
@@ -202,7 +202,7 @@ class SequenceToSequence:
     def score(self, counts):
         """{name: number} of summed counts: of answers first where there are some, then perplexity in nats per token."""
         loss, tokens, *of_answers = counts
-        weighed = {"perplexity": math.exp(loss / tokens), "tokens": int(tokens)}
+        weighed = {"perplexity": perplexity(loss, tokens), "tokens": int(tokens)}
         return (self.answer_scores(of_answers) if any(of_answers) else {}) | weighed
 
     def in_words(self, score):

@@ -15,7 +15,7 @@ class SummariesDataConfig:
     name: str = one_of("cnn_dailymail", "dialogsum", "folder")
     path: str
     lowercase: bool
-    vocabulary_size: int = within(low=8)
+    vocabulary_size: int = within(low=8, high=10**6)
     max_tokens: int = within(low=1)
 
 

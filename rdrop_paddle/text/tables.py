@@ -3,6 +3,7 @@
 import csv
 import difflib
 import io
+import itertools
 import json
 import re
 from pathlib import Path
@@ -47,24 +48,30 @@ def read_table(path, columns, header=None):
 
     Args:
         columns: names.
-        header: the names of all columns, of a .tsv whose first line does not give them.
+        header: the names of all columns, of a .tsv or .csv whose first line need not give them.
 
     Raises:
         UserError: the file is of no such kind, absent, empty or not UTF-8, has no such column, or cannot be taken apart.
     """
     path = Path(path)
-    if path.suffix not in KINDS:
+    kind = path.suffix.lower()
+    if kind not in KINDS:
         raise UserError(f"{path}: a table is a {', '.join(KINDS[:-1])} or {KINDS[-1]} file")
     try:
         text = text_of(path.read_bytes(), path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    return _objects(path, text, columns) if path.suffix == ".jsonl" else _fields(path, text, columns, header)
+    return _objects(path, text, columns) if kind == ".jsonl" else _fields(path, kind, text, columns, header)
 
 
-def _fields(path, text, columns, header):
-    rows = _tsv(text) if path.suffix == ".tsv" else _csv(path, text)
-    header = header or [name.strip() for name in next(rows, (1, []))[1]]
+def _fields(path, kind, text, columns, header):
+    rows = _tsv(text) if kind == ".tsv" else _csv(path, text)
+    line, first = next(rows, (1, []))
+    first = [name.strip() for name in first]
+    if header and not set(columns) <= set(first):
+        rows = itertools.chain([(line, first)], rows)
+    else:
+        header = first
     for name in columns:
         if header.count(name) != 1:
             raise UserError(f"{path}, line 1: {_which_column(name, header)}")
@@ -75,7 +82,7 @@ def _fields(path, text, columns, header):
             table.rows.append(Row(line, [fields[place].strip() for place in places]))
         elif "".join(fields).strip():  # an empty line is no row
             counts = f"{len(fields)} fields, but there are {len(header)} columns"
-            table.broken.append(f"line {line}: {counts}; {HINTS[path.suffix]}")
+            table.broken.append(f"line {line}: {counts}; {HINTS[kind]}")
     return table
 
 
@@ -84,6 +91,7 @@ def _tsv(text):
 
 
 def _csv(path, text):
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # of the process; a text may be long
     reader, line = csv.reader(io.StringIO(text, newline=""), strict=True), 1
     try:
         for fields in reader:
@@ -107,7 +115,7 @@ def _objects(path, text, columns):
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
+            entry = json.loads(line, object_pairs_hook=_once_each)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: no JSON: {getattr(error, 'msg', error)}") from None
         if not isinstance(entry, dict):
@@ -117,6 +125,13 @@ def _objects(path, text, columns):
                 raise UserError(f"{path}, line {number}: {_which_column(name, list(entry))}")
         table.rows.append(Row(number, [_as_text(entry[name], f"{path}, line {number}, {name}") for name in columns]))
     return table
+
+
+def _once_each(pairs):
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"a name given twice: {', '.join(name for name, _ in pairs)}"[:200])
+    return found
 
 
 def _as_text(value, place):

@@ -18,15 +18,18 @@ ANCHOR = r"(?:encoder|decoder)\.layers\.0\.fc1\.weight"
 def belongings(tokens, config):
     """{name: JSON value} by Tokens and a TranslationConfig or SummarisationConfig."""
     numbers = with_numbers(config.model)
-    return {kept.TOKENS: tokens.to_json(), kept.MODEL: {key: getattr(numbers, key) for key in SETTINGS}}
+    settings = {key: getattr(numbers, key) for key in SETTINGS}
+    return {kept.TOKENS: tokens.to_json(), kept.MODEL: {"task": config.task, **settings}}
 
 
 def tokens_of(path, config):
     """The Tokens of the weights at `path`: of their header, or of what lies beside them: tokenizer.json, or BART's files.
 
     Raises:
-        UserError: there are none, they are of other languages than the config's, or its settings are not the weights'.
+        UserError: there are none, they are of another task or other languages than the config's, or its settings are not the
+            weights'.
     """
+    claims.check_task(path, config.task)
     found = kept.find(path, kept.TOKENS)
     if found and isinstance(found.value, dict) and "format" in found.value:
         tokens = Tokens.from_json(*found)

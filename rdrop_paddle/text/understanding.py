@@ -12,6 +12,7 @@ import paddle
 from .. import ranks
 from ..config import accumulation, data_root
 from ..console import reported, say
+from ..durability import checkpoint
 from ..errors import UserError
 from ..layers import attention_backend
 from ..reporting.runlog import run_folder
@@ -62,7 +63,7 @@ class Understanding:
     @functools.cached_property
     def tokens(self):
         begun = run_folder(self.config)
-        if (begun / f"{TOKENS}.json").exists():  # a run that is resumed has them
+        if checkpoint.latest(begun) and (begun / f"{TOKENS}.json").exists():  # a run that is resumed has them
             return read_wordpiece(begun)
         place = self.config.model.tokenizer or self.config.model.weights
         if not place:
@@ -94,6 +95,7 @@ class Understanding:
 
         Errors: see understanding_claims.py and encoder_weights.py.
         """
+        understanding_claims.check(path, self.config.data)
         self.kept_names = understanding_claims.class_names(path, self.config.data)
         self.tokens = read_wordpiece(path)
         return encoder_weights.load_weights(self.model, path, sha256=sha256, ema=ema)
@@ -142,7 +144,7 @@ class Understanding:
 
     def belongings(self):
         """{name: JSON value} of the tokens, the classes and the settings that the weights need, see understanding_claims.py."""
-        return understanding_claims.belongings(self.tokens, self.model, self.class_names())
+        return understanding_claims.belongings(self.tokens, self.model, self.class_names(), self.config.data)
 
     def batches(self, split, first_update=1):
         """Batches of this rank: tokens [N, L], types [N, L], labels [N], indices [N]; L is the longest input's of the batch.

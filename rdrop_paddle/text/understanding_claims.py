@@ -1,13 +1,35 @@
-"""What belongs to the weights of a classifier of texts: its tokens, its classes, and the settings of its encoder."""
+"""What belongs to the weights of a classifier of texts: its tokens, its classes, what it was trained on, and its settings."""
 
 from ..errors import UserError
 from ..weights import belongings as kept
+from .claims import check_task, kept_settings
 from .encoder_claims import settings_of
+from .glue import DATASETS
+
+TASK = "understanding"
 
 
-def belongings(tokens, model, class_names):
-    """{name: JSON value} by a WordPiece and a TransformerEncoder; `class_names`: None where it gives numbers."""
-    return {kept.TOKENS: tokens.to_json(), kept.MODEL: settings_of(model), kept.CLASSES: class_names or []}
+def belongings(tokens, model, class_names, data):
+    """{name: JSON value} by a WordPiece, a TransformerEncoder and a LabelledDataConfig; `class_names`: None for numbers."""
+    settings = dict(task=TASK, data=data.name, pairs=bool(data.columns[1]), **settings_of(model))
+    return {kept.TOKENS: tokens.to_json(), kept.MODEL: settings, kept.CLASSES: class_names or []}
+
+
+def check(path, data):
+    """Hold what the weights at `path` were trained on against `data`, a LabelledDataConfig.
+
+    Raises:
+        UserError: they are of another task, take pairs of texts where the data have single ones or the other way round, or are
+            of another data set of GLUE.
+    """
+    check_task(path, TASK)
+    told = kept_settings(path)
+    name, pairs = told.get("data", data.name), bool(data.columns[1])
+    words = {True: "pairs of texts", False: "single texts"}
+    if told.get("pairs", pairs) != pairs:
+        raise UserError(f"{path} takes {words[not pairs]}, and data.name {data.name} has {words[pairs]}: take the run's config")
+    if name != data.name and {name, data.name} <= DATASETS.keys():
+        raise UserError(f"{path} was trained on {name}, and data.name is {data.name}: take the run's config")
 
 
 def class_names(path, data):

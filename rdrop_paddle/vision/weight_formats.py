@@ -40,7 +40,7 @@ def read_weights(path, sha256=None, ema=False):
             weights = from_torch(TRANSFORMERS, file.container, arrays, file.sha256)
         elif file.metadata.get("format") == WEIGHT_FORMAT:
             weights = SourceWeights.as_they_are("rdrop_paddle .safetensors", arrays, file.sha256)
-        elif file.container == "paddle":
+        elif file.container == "paddle" and "cls_token" in arrays:
             weights = SourceWeights.as_they_are("PaddleClas .pdparams", arrays, file.sha256)
         elif "transformer.embeddings.cls_token" in arrays:
             weights = from_torch(VIT_PYTORCH, file.container, arrays, file.sha256)

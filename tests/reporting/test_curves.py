@@ -112,7 +112,12 @@ def test_what_cannot_be_read_is_named(run_folder, visualdl_file, tmp_path):
     damaged.write_bytes(damaged.read_bytes()[:-3])
     foreign = run_folder("foreign", {})
     (foreign / "metrics.jsonl").write_text('{"iteration": 1, "loss": 2.0}\n')
+    texts, late = run_folder("words", {}), run_folder("late", {})
+    (texts / "metrics.jsonl").write_text('{"step": 1, "loss": "abc"}\n')
+    (late / "metrics.jsonl").write_text('{"step": "a", "loss": 2.0, "final": true}\n')
     for path, words in (
+        (texts, "words is damaged: loss is 'abc' at step 1"),
+        (late, "late is damaged: loss is 2.0 at step 'a'"),
         (tmp_path / "absent", "there is no .*absent"),
         (tmp_path, "holds neither metrics.jsonl nor a VisualDL log"),
         (empty, "empty holds no scalar"),

@@ -59,6 +59,7 @@ def write_table(tmp_path, monkeypatch):
     """write_table(runs, **more) -> the path of results/experiments.yaml, in a working directory of the test's own."""
     monkeypatch.chdir(tmp_path)
     Path("tiny.yaml").write_text(load_config(BASE, TINY).to_yaml())
+    Path("understanding.yaml").write_text("task: understanding\n")
     RESULTS.mkdir()
 
     def write(*runs, **more):
@@ -274,6 +275,11 @@ def test_the_micro_batch_is_part_of_what_a_summed_kl_gave(run):
         ([dict(name="a"), dict(name="a", seeds=[1])], {}, "two runs are called a"),
         ([dict(name="a", settings=["few"])], dict(settings=dict(many=[])), "there are no settings few, but many"),
         ([dict(name="a"), dict(name="b", overrides=["train.lrr=1"])], {}, "run b: .*unknown key train.lrr"),
+        (
+            [dict(name="a", overrides=["data.name=rte"]), dict(name="b", overrides=["data.name=stsb"])],
+            dict(config="understanding.yaml"),
+            "its runs are of different tasks",
+        ),
         ([dict(name="a", overrides=["train.seed=1"])], {}, "leave out train.seed=1"),
         ([dict(name="a", overrides=["model.weights=/home/me/w.npz"])], {}, "model.weights is /home/me/w.npz, a path of this"),
         ([dict(name="a")], dict(ranks=3), "run a: train.batch_size 64 is no multiple"),
@@ -370,6 +376,28 @@ def test_a_gain_is_in_percent_of_the_baseline_beside_the_doubled_batchs_log(writ
     (gain,) = comparisons.gains(table)
     assert (gain.title, gain.percent) == ("few labels", pytest.approx([sign * 5, sign * 2]))
     assert gain.logs == {"doubled_seed0": {"train/kl": [(10, 0.25)]}}
+
+
+@pytest.mark.parametrize("content", ["run,seed\na,1\n", "name,status,seed\na,finished,x\n", "name\n\n\xff", "name,seed\na"])
+def test_a_damaged_table_of_runs_is_named(write_table, content):
+    row = dict(title="few labels", baseline="a", rdrop="a")
+    table = load_table(write_table(dict(name="a"), comparisons=[row]), load_config)
+    (RESULTS / "runs.csv").write_text(content, encoding="latin1")
+    with pytest.raises(UserError, match=r"runs.csv is no table of runs"):
+        comparisons.summary(table)
+
+
+def test_scores_of_several_tasks_have_no_mean_and_a_table_given_twice_counts_once(write_table, main_of, capsys):
+    row = dict(title="t", baseline="a", rdrop="b")
+    path = write_table(dict(name="a"), dict(name="b"), comparisons=[row])
+    write_runs(dict(a={0: 4000}, b={0: 4100}))
+    (RESULTS / "other").mkdir()
+    other = dict(config="understanding.yaml", ranks=1, runs=[dict(name="a"), dict(name="b")], comparisons=[row])
+    (RESULTS / "other" / "experiments.yaml").write_text(yaml.safe_dump(other))
+    (RESULTS / "other" / "runs.csv").write_bytes((RESULTS / "runs.csv").read_bytes())
+    main = main_of("run_experiments.py")
+    for tables in ([path, RESULTS / "other" / "experiments.yaml"], [path, path]):
+        assert main("--summary", *tables) == 0 and "mean of these" not in capsys.readouterr().out
 
 
 def test_what_was_not_run_is_said(write_table):

@@ -26,8 +26,7 @@ def predict(understanding, understanding_overrides, main_of, tmp_path, monkeypat
     def run(*arguments, given=None, more=()):
         task = run.task = understanding(*more)
         checkpoint.save_best(tmp_path, task.model, task.belongings(), update=1)
-        if given is not None:
-            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+        monkeypatch.setattr(sys, "stdin", None if given is None else io.TextIOWrapper(io.BytesIO(given)))
         return main(*arguments, "--weights", tmp_path / "best.safetensors", "-c", tmp_path / "config.yaml", "-o",
                     *understanding_overrides, *more)  # fmt: skip
 
@@ -96,7 +95,9 @@ def test_passes_with_dropout_spread_and_meet_the_same_masks_whatever_is_beside(u
         ([], b"Hund\n", "standard input, line 1: 1 texts, and the model takes pairs: give two with a tab between"),
         ([], b"a\tb\na\tb\tc\n", "standard input, line 2: 3 texts"),
         ([], b"", "standard input is empty"),
+        ([], None, "standard input is closed: name files of text"),
         (["absent.csv"], None, "cannot read absent.csv"),
+        (["ABSENT.CSV"], None, "cannot read ABSENT.CSV"),
         (["--passes", "1"], b"a\tb", "1 pass with dropout has no spread"),
     ],
 )

@@ -59,6 +59,12 @@ def test_a_table_val_leaves_all_of_train_to_train_on(folder):
     assert pairs(read_split(config(folder), "val")) == ROWS[:2]
 
 
+def test_a_table_valid_is_a_table_val(folder):
+    write(folder, "valid", ROWS[:3])
+    assert pairs(read_split(config(folder), "val")) == ROWS[:3]
+    assert len(read_split(config(folder), "train").texts) == len(ROWS)
+
+
 def test_classes_are_those_of_the_training_table_or_of_the_weights(folder):
     write(folder, "test", [("new", "yes")])
     assert read_split(config(folder), "test") == Labelled(["new"], None, ["yes"], ["no", "yes"])

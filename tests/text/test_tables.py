@@ -92,9 +92,9 @@ def test_one_table_of_a_name_is_found(tmp_path):
         ("a.tsv", "\t".join("abcdefghij") + "\n", r"the columns are a, b, c, d, e, f, g, h, \.\.\.$"),
         ("a.csv", 'text,label\na,b\n"c,d\ne,f\n', r"a.csv, row from line 3 on: unexpected end of data; a text with \""),
         ("a.csv", 'text,label\n"a"b,c\n', r"a.csv, row from line 2 on: ',' expected after '\"'"),
-        ("a.csv", f"text,label\n{'a' * 200_000},b\n", r"a.csv, row from line 2 on: field larger"),
         ("a.jsonl", '{"text": "a", "label": "b"}\n{"text": "a"}\n', r"line 2: no column label; the columns are text"),
         ("a.jsonl", '\n{"text": \n', r"a.jsonl, line 2: no JSON: Expecting value"),
+        ("a.jsonl", '{"text": "a", "text": "b", "label": "c"}', r"a.jsonl, line 1: no JSON: a name given twice: text, text"),
         ("a.jsonl", "[" * 100_000, r"a.jsonl, line 1: no JSON: "),
         ("a.jsonl", '{"label": 1' + "0" * 5000 + "}", r"a.jsonl, line 1: no JSON: "),
         ("a.jsonl", '["a", "b"]\n', r'line 1: no object: give {"text": "...", "label": "..."}'),
@@ -105,6 +105,18 @@ def test_one_table_of_a_name_is_found(tmp_path):
 def test_what_is_wrong_with_a_table_is_said_with_its_line(tmp_path, name, content, said):
     with pytest.raises(UserError, match=said):
         read_table(write(tmp_path, name, content), COLUMNS)
+
+
+@pytest.mark.parametrize("name", ["a.CSV", "a.csv"])
+def test_a_text_may_be_long_and_a_suffix_be_written_large(tmp_path, name):
+    (row,) = read_table(write(tmp_path, name, f"text,label\n{'a' * 200_000},b\n"), COLUMNS).rows
+    assert row.values == ["a" * 200_000, "b"]
+
+
+def test_names_of_columns_are_the_first_lines_or_those_given(tmp_path):
+    for first in ("label\ttext\n", ""):
+        table = read_table(write(tmp_path, "a.tsv", f"{first}yes\ta b\n"), COLUMNS, header=["label", "text"])
+        assert [row.values for row in table.rows] == [["a b", "yes"]]
 
 
 def test_an_absent_file_and_a_folder_are_no_tables(tmp_path):
