@@ -158,6 +158,10 @@ class Config:
         summed = self.rdrop.reduction == "sum" and self.rdrop.alpha > 0
         return {key: note for key, note in (FREE | self.free).items() if not (summed and key == "train.micro_batch_size")}
 
+    def changeable_on_resuming(self):
+        """`changeable`, and the number of updates under the schedule that does not depend on it."""
+        return self.changeable() | ({"train.steps": None} if self.train.schedule == "inverse_sqrt" else {})
+
     def official_alpha(self):
         """rdrop.alpha in the terms of the official code, in words, where those differ."""
         return ""

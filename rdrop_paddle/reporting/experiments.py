@@ -188,7 +188,7 @@ def _check_runs(path, table):
 
 def _check_rows(path, table, splits):
     """`splits`: what each run is evaluated on, by its name."""
-    pairs = [(row.title, row.baseline, row.rdrop, row.doubled or row.baseline) for row in table.comparisons]
+    pairs = [(row.title, row.baseline, row.rdrop, *filter(None, [row.doubled])) for row in table.comparisons]
     pairs += [(row.title, row.run, row.reference or row.run) for row in table.ablations]
     for title, *compared in pairs:
         for name in compared:

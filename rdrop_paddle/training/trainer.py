@@ -221,8 +221,11 @@ class Trainer:
         folder, self.notes = checkpoint.newest_whole(run_folder)
         state = checkpoint.load_state(folder)
         self.updates_done, self.best, self.skipped = state["update"], state["best"], state["skipped"]
+        if self.updates_done > self.config.train.steps:
+            steps = self.config.train.steps
+            raise UserError(f"{folder} is of update {self.updates_done}, and train.steps is {steps}: give that many or more")
         self.schedule.step(self.updates_done)
-        self.notes += checkpoint.compare(folder, state, self.state(), free=self.config.changeable())
+        self.notes += checkpoint.compare(folder, state, self.state(), free=self.config.changeable_on_resuming())
         checkpoint.set_parameters(self.task.model, checkpoint.load_arrays(folder, "model"))
         self.optimizer_state.load({slot: checkpoint.load_arrays(folder, slot) for slot in self.optimizer_state.slots})
         if self.config.train.ema_decay is not None:

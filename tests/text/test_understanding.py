@@ -226,7 +226,11 @@ def test_weights_are_used_without_the_training_data_with_their_tokens_and_classe
         (NUMBERS, {}, r"gives classes \(no, perhaps, yes\), and the labels of data.name folder are numbers"),
         ([], {"model": {"task": "translation"}}, "was trained for translation, and the config is of understanding: take"),
         ([], {"model": {"pairs": False}}, "takes single texts, and data.name folder has pairs of texts: take the run's config"),
-        (["data.name=rte", "data.text_pair=null"], {"model": {"data": "mrpc"}}, "was trained on mrpc, and data.name is rte: take the run's config"),
+        (
+            ["data.name=rte", "data.text_pair=null"],
+            {"model": {"data": "mrpc"}},
+            "was trained on mrpc, and data.name is rte: take the run's config",
+        ),
         ([], {"classes": []}, "gives numbers, and the labels of data.name folder are classes"),
     ],
 )

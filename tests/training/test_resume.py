@@ -3,7 +3,7 @@ from dataclasses import asdict
 
 import pytest
 from conftest import BASE, TINY, logged
-from resume_worker import OPTIMIZERS, OVERRIDES, PLAIN, STEPS, differences, run
+from resume_worker import OPTIMIZERS, OVERRIDES, PLAIN, STEPS, differences, outcome, run
 
 from rdrop_paddle import UserError, load_config
 from rdrop_paddle.config import FREE, flatten
@@ -114,6 +114,16 @@ def test_what_does_not_change_the_result_may_be_changed(saved):
     assert trainer.updates_done == 2
     if can_recompute():
         assert trainer.notes == ["train.recompute was False and is True: the result is the same up to rounding"]
+
+
+def test_a_run_whose_schedule_knows_no_end_may_go_on_for_longer(tmp_path):
+    adamw = OPTIMIZERS["adamw"]
+    run(tmp_path, "straight", *adamw)
+    run(tmp_path, "longer", *adamw, "train.steps=8")
+    run(tmp_path, "longer", *adamw, resume=True)
+    assert outcome(tmp_path / "longer") == outcome(tmp_path / "straight")
+    with pytest.raises(UserError, match="is of update 12, and train.steps is 8: give that many or more"):
+        run(tmp_path, "longer", *adamw, "train.steps=8", resume=True)
 
 
 def test_the_micro_batch_may_not_be_changed_under_a_summed_kl(saved):
