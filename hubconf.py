@@ -48,7 +48,7 @@ def language_model(run, weights="best.safetensors"):
     """A language model that `tools/train.py` has trained, with `model.continue_text(texts)`: each text with what it adds.
 
     Args:
-        run: its run folder, or another with config.yaml and the weights; `pip install tokenizers sacremoses sacrebleu` first.
+        run: its run folder, or another with config.yaml and the weights; `pip install '.[train,text]'` first.
         weights: their name in that folder.
 
     Raises:
@@ -63,7 +63,7 @@ def translator(run, weights="best.safetensors"):
     """A Transformer that `tools/train.py` has trained, with `model.translate(lines)`: a list of texts, one for each.
 
     Args:
-        run: its run folder, or another with config.yaml and the weights; `pip install tokenizers sacremoses sacrebleu` first.
+        run: its run folder, or another with config.yaml and the weights; `pip install '.[train,text]'` first.
         weights: their name in that folder.
 
     Raises:
@@ -78,7 +78,7 @@ def summariser(run, weights="best.safetensors"):
     """A Transformer that `tools/train.py` has trained, with `model.summarise(texts)`: a list of summaries, one for each.
 
     Args:
-        run: its run folder, or another with config.yaml and the weights; `pip install tokenizers rouge-score` first.
+        run: its run folder, or another with config.yaml and the weights; `pip install '.[train,text]'` first.
         weights: their name in that folder.
 
     Raises:
@@ -96,7 +96,7 @@ def classifier(run, weights="best.safetensors"):
     each instead, and None for what is empty.
 
     Args:
-        run: its run folder, or another with config.yaml and the weights; `pip install tokenizers` first.
+        run: its run folder, or another with config.yaml and the weights; `pip install '.[train,text]'` first.
         weights: their name in that folder.
 
     Raises:
@@ -115,7 +115,6 @@ def _trained(run, weights):
     """The task of a run folder with its weights, ready for use."""
     from rdrop_paddle import tasks
 
-    task = tasks.build_task(rdrop_paddle.load_config(pathlib.Path(run) / "config.yaml"))
-    task.load_weights(pathlib.Path(run) / weights)
+    task, _ = tasks.trained(rdrop_paddle.load_config(pathlib.Path(run) / "config.yaml"), pathlib.Path(run) / weights)
     task.model.eval()
     return task

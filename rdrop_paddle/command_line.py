@@ -32,6 +32,13 @@ def config_parser(doc):
     return arguments
 
 
+def add_weights(arguments):
+    """Add --weights, --sha256 and --ema, which `tasks.trained` takes."""
+    arguments.add_argument("--weights", required=True, help="weight file or folder, or a bare name under RDROP_DATA")
+    arguments.add_argument("--sha256", help="what the weight file's must be")
+    arguments.add_argument("--ema", action="store_true", help="take the average of the weights that the file holds beside them")
+
+
 def positive(text):
     """An argument's value as an integer from 1 on."""
     if not (text.isascii() and text.isdigit() and int(text) > 0):

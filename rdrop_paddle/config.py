@@ -3,6 +3,7 @@
 config_layers.py merges defaults, files and overrides into one of them, and tasks.py knows the subclass of each task.
 """
 
+import math
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -57,6 +58,8 @@ class Measure(NamedTuple):
     quotient_of: Tuple[str, str] = ()  # the two integers beside the score that it is the exact quotient of, if there are such
 
     def is_better(self, value, other):
+        if math.isnan(other):  # nothing would be better than that, ever
+            return True
         return value > other if self.higher_is_better else value < other
 
     def reaches(self, value, target):
@@ -178,7 +181,17 @@ class Config:
     def hyper_parameters(self):
         """{name: number or word} of what runs are most often told apart by."""
         names = ("lr", "seed", "steps", "batch_size", "warmup_steps", "schedule", "optimizer")
-        return {"passes": self.rdrop.passes, "alpha": self.rdrop.alpha} | {key: getattr(self.train, key) for key in names}
+        own = {"drop_rate": self.model.drop_rate, "model": self.model.name, "data": self.data.name}
+        of_rdrop = {"passes": self.rdrop.passes, "alpha": self.rdrop.alpha}
+        return of_rdrop | {key: getattr(self.train, key) for key in names} | own
+
+    def check_dropout(self, *rates):
+        """Raises a UserError where passes are to differ and none of these keys of `model` lets them."""
+        if self.rdrop.alpha > 0 and not any(getattr(self.model, rate) for rate in rates):
+            raise UserError(
+                "model.drop_rate is 0, so that the two passes would not differ and their KL would be 0: set for example "
+                "model.drop_rate=0.1, or rdrop.alpha=0"
+            )
 
     def check(self):
         """Raises a UserError when values contradict each other."""

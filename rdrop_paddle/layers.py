@@ -75,6 +75,12 @@ def attention_backend(width, dtype):
     return next((kind for mark, kind in FUSED.items() if mark in gradient), "plain")
 
 
+def attention_in_words(width, train):
+    """`attention_backend` for the log of a run, by a TrainConfig."""
+    precision = "float32" if train.amp == "off" else train.amp_dtype
+    return f"{attention_backend(width, precision)} in {precision}, heads of width {width}"
+
+
 def _paddle_fuses(mask, causal):
     """Whether Paddle's own attention can be called: Paddle 2's takes with a mask, or on a GPU, its flash attention whatever
     the type and the card, which has neither float32 nor cards before Ampere, and no CPU; and causal it knows no CPU either."""

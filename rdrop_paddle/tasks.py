@@ -8,7 +8,9 @@ import difflib
 import importlib
 from typing import NamedTuple
 
+from .config import data_root
 from .config_layers import merge, read_layers
+from .console import say
 from .errors import UserError
 
 
@@ -53,6 +55,24 @@ def config_class(task):
 def build_task(config):
     """The task that `config` names, with its model, as the engine takes it."""
     return _found(TASKS[config.task].task)(config)
+
+
+def trained(config, weights, *, sha256=None, ema=False):
+    """(the task that `config` names, with the trained weights of a file or folder; their WeightReport).
+
+    Args:
+        weights: a path, or a bare name under RDROP_DATA.
+        sha256: what the file's must be.
+        ema: take the average of the weights that the file holds beside them.
+
+    Raises:
+        UserError: there are none, they are damaged, or do not belong to the config.
+    """
+    from .weights.loading import find_weights
+
+    task, path = build_task(config), find_weights(str(weights), data_root())
+    say(f"reading the weights {path}")
+    return task, task.load_weights(path, sha256=sha256, ema=ema)
 
 
 def _found(place):

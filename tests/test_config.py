@@ -200,6 +200,7 @@ def test_a_score_that_is_better_lower_meets_its_target_from_above():
     perplexity, accuracy = Measure("perplexity", higher_is_better=False), Measure("accuracy")
     assert [perplexity.reaches(value, 24.9) for value in (24.8, 24.9, 25.0)] == [True, True, False]
     assert [accuracy.reaches(value, 0.9) for value in (0.8, 0.9, 1.0)] == [False, True, True]
+    assert perplexity.is_better(30.0, float("nan")) and not perplexity.is_better(float("nan"), 30.0)
     assert not perplexity.reaches(float("nan"), 24.9) and not accuracy.reaches(float("nan"), 0.9)
 
 

@@ -99,6 +99,6 @@ def test_modules_and_functions_are_short(path):
             assert node.end_lineno - node.lineno + 1 <= LONGEST_FUNCTION, node.name
 
 
-def test_tests_mirror_the_package():
+def test_folders_of_tests_are_those_of_the_package():
     for path in Path(ROOT / "tests").glob("*/test_*.py"):
         assert (PACKAGE / path.parent.name).is_dir(), path

@@ -12,17 +12,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from rdrop_paddle import command_line, console, load_config
-from rdrop_paddle.config import data_root
+from rdrop_paddle import command_line, console, load_config, tasks
 from rdrop_paddle.durability import files
-from rdrop_paddle.tasks import build_task
 
 
 def main():
     arguments = command_line.config_parser(__doc__)
-    arguments.add_argument("--weights", required=True, help="weight file or folder, or a bare name under RDROP_DATA")
-    arguments.add_argument("--sha256", help="what the weight file's must be")
-    arguments.add_argument("--ema", action="store_true", help="take the average of the weights that the file holds beside them")
+    command_line.add_weights(arguments)
     arguments.add_argument("--json", metavar="FILE", help="write the result there too")
     answers = "write the answer for each sample there: classes of images as CSV, translations and summaries as lines"
     arguments.add_argument("--predictions", "--hypotheses", metavar="FILE", help=answers)
@@ -35,13 +31,9 @@ def main():
     console.say("loading Paddle")
     from rdrop_paddle import ranks
     from rdrop_paddle.training import engine
-    from rdrop_paddle.weights.loading import find_weights
 
     rank, _ = ranks.start()
-    task = build_task(config)
-    weights = find_weights(options.weights, data_root())
-    console.say(f"reading the weights {weights}")
-    report = task.load_weights(weights, sha256=options.sha256, ema=options.ema)
+    task, report = tasks.trained(config, options.weights, sha256=options.sha256, ema=options.ema)
     if rank == 0:
         print(report, flush=True)
     console.say(f"evaluating {task.size(config.eval.split):,} samples")

@@ -18,14 +18,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from rdrop_paddle import UserError, command_line, load_config
+from rdrop_paddle import UserError, command_line, load_config, tasks
 
 
 def main():
     arguments = command_line.config_parser(__doc__)
-    arguments.add_argument("--weights", required=True, help="weight file or folder, or a bare name under RDROP_DATA")
-    arguments.add_argument("--sha256", help="what the weight file's must be")
-    arguments.add_argument("--ema", action="store_true", help="take the average of the weights that the file holds beside them")
+    command_line.add_weights(arguments)
     arguments.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="a new folder for the exported files")
     arguments.add_argument("--onnx", action="store_true", help="write inference.onnx too")
     arguments.add_argument("--ctranslate2", action="store_true", help="of a translator, for CTranslate2")
@@ -56,12 +54,7 @@ def main():
 
 def loaded(config, options):
     """(task with its trained weights, their report, which is printed)"""
-    from rdrop_paddle.config import data_root
-    from rdrop_paddle.tasks import build_task
-    from rdrop_paddle.weights.loading import find_weights
-
-    task = build_task(config)
-    report = task.load_weights(find_weights(options.weights, data_root()), sha256=options.sha256, ema=options.ema)
+    task, report = tasks.trained(config, options.weights, sha256=options.sha256, ema=options.ema)
     print(report, flush=True)
     return task, report
 

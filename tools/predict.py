@@ -33,16 +33,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from rdrop_paddle import UserError, command_line, load_config
+from rdrop_paddle import UserError, command_line, load_config, tasks
 from rdrop_paddle.durability import files
 
 
 def main():
     arguments = command_line.config_parser(__doc__)
     arguments.add_argument("inputs", nargs="*", metavar="INPUT", help="images, folders of them, or files of text")
-    arguments.add_argument("--weights", required=True, help="weight file or folder, or a bare name under RDROP_DATA")
-    arguments.add_argument("--sha256", help="what the weight file's must be")
-    arguments.add_argument("--ema", action="store_true", help="take the average of the weights that the file holds beside them")
+    command_line.add_weights(arguments)
     arguments.add_argument("--top", type=command_line.positive, metavar="N", help="classes of each (default 5, in lines 1)")
     arguments.add_argument(
         "--passes", type=command_line.positive, metavar="N", help="passes with dropout, 2 or more; not of translators"
@@ -56,12 +54,7 @@ def main():
 
 def loaded(config, options):
     """The task with its trained weights, whose report goes to stderr."""
-    from rdrop_paddle.config import data_root
-    from rdrop_paddle.tasks import build_task
-    from rdrop_paddle.weights.loading import find_weights
-
-    task = build_task(config)
-    report = task.load_weights(find_weights(options.weights, data_root()), sha256=options.sha256, ema=options.ema)
+    task, report = tasks.trained(config, options.weights, sha256=options.sha256, ema=options.ema)
     for option, path in (("--json", options.json), ("--attention", options.attention)):
         if path and path != "-":  # not after minutes of work
             command_line.check_writable(option, path)
@@ -145,12 +138,12 @@ def generate_lines(config, options):
     task = loaded(config, options)
     task.model.eval()
     found = task.generate(lines, Patience(f"{doing}: line", len(lines)).done)
-    rows = [{"source": line, answers: [one._asdict() for one in best]} for line, best in zip(lines, found)]
+    best = [[dict(text=one.text, score=one.score) for one in answers] for answers in found]
+    rows = [{"source": line, answers: of_line} for line, of_line in zip(lines, best)]
     write_lines(rows, [best[0].text if best else "" for best in found], options)
     first = next((number for number, best in enumerate(found) if best), None)
     if options.attention and first is not None:
-        texts = lines[first], found[first][0].text
-        source, target = (next(task.tokens.ended(side, [text])).tolist() for side, text in enumerate(texts))
+        source, target = found[first][0].source, found[first][0].tokens
         pieces = [task.tokens.pieces(side, ids) for side, ids in enumerate((source, target))]
         plots.save(drawing(attention_map(task.model, source, target), *pieces), options.attention)
     return 0

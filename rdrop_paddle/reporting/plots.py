@@ -102,7 +102,7 @@ def log_figure(arms, measure, tags=None):
         UserError: a log lacks the tags of a panel.
     """
     of_score = {f"{split}/{measure.name}": words for split, words in SPLITS.items()}
-    panels = {tag: {tag: tag} for tag in tags} if tags else {"training loss, nats": LOSSES, measure.name: of_score}
+    panels = {tag: {tag: tag} for tag in tags} if tags else {"training loss": LOSSES, measure.name: of_score}
     figure = Figure(figsize=(8.5 if len(panels) > 1 else 5.5, 3.7 * -(-len(panels) // 2)), layout="constrained")
     grid = figure.subplots(-(-len(panels) // 2), min(len(panels), 2), squeeze=False).ravel()
     for axes, (title, panel) in zip(grid, panels.items()):

@@ -27,7 +27,7 @@ from .metrics import OUTCOME, read_metrics
 
 CODE = ("rdrop_paddle", "tools", "configs")  # what a run's result depends on; results and pages may change beside it
 PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "numpy", "pillow", "visualdl", "omegaconf", "safetensors")
-PACKAGES += ("tokenizers", "sacremoses", "sacrebleu")
+PACKAGES += ("tokenizers", "sacremoses", "sacrebleu", "rouge-score", "scipy")
 
 
 class RunLog:

@@ -1,1 +1,1 @@
-"""Text: translation's model and search."""
+"""Text: translation, summarisation, language modelling and understanding."""

@@ -35,6 +35,17 @@ def epoch(lengths, max_tokens, *, seed, number):
     return [parts[n] for n in rng.permutation(len(parts))]
 
 
+def order(lengths, split, config, max_tokens, *, first_update, rank, ranks):
+    """The micro-batches of one rank by a task's config: of "train" without end, of another split once.
+
+    `max_tokens` bounds those of another split; see `training_order` and `evaluation_order`.
+    """
+    if split != "train":
+        return evaluation_order(lengths, max_tokens, rank=rank, ranks=ranks, split=split)
+    settings = dict(accumulation=config.train.accumulation, seed=config.train.seed, first_update=first_update)
+    return training_order(lengths, config.data.max_tokens, **settings, rank=rank, ranks=ranks)
+
+
 def training_order(lengths, max_tokens, *, accumulation, seed, rank, ranks, first_update):
     """Endless micro-batches (int arrays of indices) of one rank, from update `first_update` (1, 2, ...) on.
 

@@ -75,7 +75,7 @@ def classify(task, texts, pairs=None, *, passes=None, progress=None):
         for n, answer in zip(part, answers):
             found[full[n]] = answer
         if progress:
-            progress(start + len(part))
+            progress(len(texts) - len(full) + start + len(part))
     return found
 
 

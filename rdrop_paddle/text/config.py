@@ -81,10 +81,15 @@ class SequenceToSequenceConfig(Config):
     def check(self):
         super().check()
         check_micro_batches(self.train)
-
-    def hyper_parameters(self):
-        own = {"drop_rate": self.model.drop_rate, "model": self.model.name, "data": self.data.name}
-        return super().hyper_parameters() | own
+        self.check_dropout("drop_rate", "attention_drop_rate", "activation_drop_rate")
+        longest = self.model.max_length - 1
+        if self.decode.max_length_a == 0:  # otherwise a longer source may have more
+            longest = min(longest, self.decode.max_length_b)
+        if self.decode.min_length > longest:
+            raise UserError(
+                f"decode.min_length {self.decode.min_length} is above what any answer can have, {longest} tokens by "
+                "model.max_length and decode.max_length_b: lower it"
+            )
 
 
 @dataclass

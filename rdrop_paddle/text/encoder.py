@@ -13,7 +13,7 @@ from paddle import nn
 from ..errors import UserError
 from ..layers import Dropout, LayerNorm, Linear, repeated
 from .attention import keep_bias
-from .transformer_layers import EncoderLayer, through_layers
+from .transformer_layers import EncoderLayer, check_choices, through_layers
 
 POOLINGS = ("pooler", "mean")
 DEVIATION = 0.02  # of initial weights
@@ -55,10 +55,7 @@ class TransformerEncoder(nn.Layer):
         epsilon=1e-12,
     ):
         super().__init__()
-        if pooling not in POOLINGS:
-            raise UserError(f"pooling is {pooling!r}: give one of {', '.join(POOLINGS)}")
-        if embed_dim % num_heads:
-            raise UserError(f"embed_dim {embed_dim} is no multiple of num_heads {num_heads}")
+        check_choices(embed_dim, num_heads, pooling=(pooling, POOLINGS))
         self.padding, self.max_length, self.pooling = padding, max_length, pooling
         self.token_embedding = nn.Embedding(vocabulary, embed_dim)
         self.position_embedding = nn.Embedding(max_length, embed_dim)

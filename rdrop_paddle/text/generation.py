@@ -1,6 +1,6 @@
 """Lines in, answers out, such as translations: how every line gets its own, whatever else is answered with it."""
 
-from typing import NamedTuple
+from typing import List, NamedTuple
 
 import numpy as np
 import paddle
@@ -16,6 +16,8 @@ class Generated(NamedTuple):
 
     text: str
     score: float  # log-probability / length ** decode.length_penalty
+    source: List[int]  # the tokens of the line as the model was given them
+    tokens: List[int]  # and those of the answer, with the end
 
 
 def generate(model, tokens, lines, decode, *, progress=None):
@@ -44,7 +46,10 @@ def generate(model, tokens, lines, decode, *, progress=None):
     for part in cut(lengths, order[done:], decode.max_tokens):
         source = paddle.to_tensor(padded([sources[number] for number in part], tokens.padding))
         for number, hypotheses in zip(part, search(model, source, decode, end=end, begin=begin)):
-            found[number] = [Generated(tokens.decode_line(1, one.tokens), one.score) for one in hypotheses]
+            found[number] = [
+                Generated(tokens.decode_line(1, one.tokens), one.score, sources[number], [*one.tokens, end])
+                for one in hypotheses
+            ]
         done += len(part)
         if progress:
             progress(done)

@@ -73,6 +73,7 @@ class LanguageModellingConfig(Config):
     def check(self):
         super().check()
         check_micro_batches(self.train)
+        self.check_dropout("drop_rate", "attention_drop_rate", "activation_drop_rate")
         data, longest = self.data, self.model.max_length
         if data.tokens_per_sample > longest:
             raise UserError(f"data.tokens_per_sample {data.tokens_per_sample} is above model.max_length {longest}: lower it")
@@ -94,7 +95,3 @@ class LanguageModellingConfig(Config):
             raise UserError("data.vocabulary is bpe and data.vocabulary_size null: give how many tokens are to be learned")
         if data.vocabulary == "bpe" and data.min_count > 1:
             raise UserError(f"data.min_count is {data.min_count}, which is of data.vocabulary=words: leave it 1")
-
-    def hyper_parameters(self):
-        own = {"drop_rate": self.model.drop_rate, "model": self.model.name, "data": self.data.name}
-        return super().hyper_parameters() | own

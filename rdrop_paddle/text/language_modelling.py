@@ -12,7 +12,7 @@ from ..config import data_root
 from ..console import say
 from ..errors import UserError
 from ..fused_linear_loss import fused_linear_cross_entropy
-from ..layers import attention_backend
+from ..layers import attention_in_words
 from ..training.criterion import FusedLinearCriterion
 from ..weights.loading import find_weights
 from . import batches, claims, language_model_weights
@@ -127,13 +127,8 @@ class LanguageModelling:
         "train" gives them without end, beginning with those of update `first_update`; another split once, each window on one
         rank, in batches that do not depend on the number of ranks.
         """
-        lengths, config = self.windows(split).lengths(), self.config
-        shares = dict(rank=self.rank, ranks=self.ranks)
-        if split == "train":
-            settings = dict(accumulation=config.train.accumulation, seed=config.train.seed, first_update=first_update)
-            order = batches.training_order(lengths, config.data.max_tokens, **settings, **shares)
-        else:
-            order = batches.evaluation_order(lengths, config.data.max_tokens, split=split, **shares)
+        lengths, shares = self.windows(split).lengths(), dict(first_update=first_update, rank=self.rank, ranks=self.ranks)
+        order = batches.order(lengths, split, self.config, self.config.data.max_tokens, **shares)
         return (self._batch(split, indices) for indices in order)
 
     def _batch(self, split, indices):
@@ -158,7 +153,7 @@ class LanguageModelling:
         hidden = evaluator.model(tokens, project=False)
         count = int((~mask).sum())
         loss = count * float(fused_linear_cross_entropy(hidden, evaluator.model.output_weight, labels, mask))
-        unknown = int((labels == self.tokens.unknown).sum())
+        unknown = int(((labels == self.tokens.unknown) & ~mask).sum())  # byte-level tokens know no such
         return paddle.to_tensor([loss, count, int(evaluator.words[indices.numpy()].sum()), unknown], "float64")
 
     def score(self, counts):
@@ -188,14 +183,13 @@ class LanguageModelling:
     def describe(self):
         """{what: words} for the start of a run."""
         train, model, data = self.config.train, with_numbers(self.config.model), self.config.data
-        precision = "float32" if train.amp == "off" else train.amp_dtype
         width = model.embed_dim // model.num_heads
         stream = self.stream("train")
         unknown = (stream.tokens == self.tokens.unknown).mean()
         samples = "a line each" if data.break_mode == "line" else "across lines"
         return {
             "initial weights": f"{self.weight_report or 'random, or those of the checkpoint'}",
-            "attention": f"{attention_backend(width, precision)} in {precision}, heads of width {width}",
+            "attention": attention_in_words(width, train),
             "tokens": f"{self.tokens.sizes[0]:,} in the vocabulary; {unknown:.2%} of the training text are unknown",
             "global batch": f"{train.accumulation} micro-batches of at most {data.max_tokens:,} tokens",
             "training text": f"{len(stream):,} tokens, {self.size('train'):,} samples of at most {data.tokens_per_sample}, "

@@ -5,6 +5,7 @@ that sums are exact in whatever order, and any number of ranks prints the same d
 """
 
 import functools
+import importlib.metadata
 import logging
 import re
 
@@ -14,7 +15,6 @@ from rouge_score.rouge_scorer import RougeScorer
 NAMES = {"ROUGE-1": "rouge1", "ROUGE-2": "rouge2", "ROUGE-L": "rougeL", "ROUGE-Lsum": "rougeLsum"}
 COUNT_NAMES = (*NAMES, "summaries")
 UNIT = 2**32  # of an F-measure of 1; float64 holds the sums of two million samples
-VERSION = "0.1.2"  # of rouge-score, whose code does not tell it
 
 
 def counts(summary, references):
@@ -36,7 +36,8 @@ def scores(counts):
 def signature(references):
     """What the scores depend on, in words; `references`: how many a sample has."""
     aggregation = "mean over samples" + (f" of the mean over {references} references" if references > 1 else "")
-    return f"rouge-score {VERSION}, F-measure, Porter stemmer, {aggregation}"
+    version = importlib.metadata.version("rouge-score")
+    return f"rouge-score {version}, F-measure, Porter stemmer, {aggregation}"
 
 
 def _a_sentence_a_line(text):

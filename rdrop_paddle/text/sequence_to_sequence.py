@@ -16,7 +16,7 @@ from ..config import data_root
 from ..console import say
 from ..durability import files
 from ..fused_linear_loss import fused_linear_cross_entropy
-from ..layers import attention_backend
+from ..layers import attention_in_words
 from ..training.criterion import FusedLinearCriterion
 from ..weights.loading import find_weights
 from . import batches, transformer_weights
@@ -157,13 +157,8 @@ class SequenceToSequence:
         "train" gives them without end, beginning with those of update `first_update`; another split once, each pair on one
         rank, in batches that do not depend on the number of ranks.
         """
-        encoded, config = self.encoded(split), self.config
-        lengths, shares = encoded.lengths(), dict(rank=self.rank, ranks=self.ranks)
-        if split == "train":
-            settings = dict(accumulation=config.train.accumulation, seed=config.train.seed, first_update=first_update)
-            order = batches.training_order(lengths, config.data.max_tokens, **settings, **shares)
-        else:
-            order = batches.evaluation_order(lengths, config.decode.max_tokens, split=split, **shares)
+        encoded, shares = self.encoded(split), dict(first_update=first_update, rank=self.rank, ranks=self.ranks)
+        order = batches.order(encoded.lengths(), split, self.config, self.config.decode.max_tokens, **shares)
         return (self._batch(encoded, indices) for indices in order)
 
     def _batch(self, encoded, indices):
@@ -227,12 +222,11 @@ class SequenceToSequence:
     def describe(self):
         """{what: words} for the start of a run."""
         train, config = self.config.train, with_numbers(self.config.model)
-        precision = "float32" if train.amp == "off" else train.amp_dtype
         width = config.embed_dim // config.num_heads
         source, target = self.tokens.sizes
         return {
             "initial weights": f"{self.weight_report or 'random, or those of the checkpoint'}",
-            "attention": f"{attention_backend(width, precision)} in {precision}, heads of width {width}",
+            "attention": attention_in_words(width, train),
             "tokens": f"{source:,}, joint" if self.tokens.joint else f"{source:,} and {target:,}",
             "global batch": f"{train.accumulation} micro-batches of at most {self.config.data.max_tokens:,} tokens",
             "training pairs": f"{self.size('train'):,}, {self.updates_of_epoch} updates an epoch, {train.steps} updates in all",

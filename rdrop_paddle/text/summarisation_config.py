@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Tuple
 
 from ..config import EvalConfig, Measure, one_of, within
-from ..errors import UserError
 from .config import DecodeConfig, SequenceToSequenceConfig, TransformerConfig
 
 LANGUAGES = ("source", "target")  # what the two sides are called: the ends of the names of their files
@@ -34,12 +33,3 @@ class SummarisationConfig(SequenceToSequenceConfig):
     columns: ClassVar[Tuple[str, ...]] = ("data.name", "model.drop_rate", *SequenceToSequenceConfig.columns)
     measure: ClassVar[Measure] = Measure("ROUGE-1", decimals=2)  # the first of the three that papers give
     languages: ClassVar[Tuple[str, str]] = LANGUAGES
-
-    def check(self):
-        super().check()
-        longest = min(self.decode.max_length_b, self.model.max_length - 1)
-        if self.decode.min_length > longest:
-            raise UserError(
-                f"decode.min_length {self.decode.min_length} is above what a summary can have, {longest} tokens by "
-                "decode.max_length_b and model.max_length: lower it"
-            )

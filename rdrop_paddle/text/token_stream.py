@@ -22,7 +22,7 @@ class Stream(NamedTuple):
         return len(self.tokens) - 1
 
     def words_of(self, windows):
-        """How many words end in what each of the Windows scores, int64 [N]; they add up to those of the text."""
+        """How many words the lines have that end in what each Window scores, int64 [N]; they add up to those of the text."""
         up_to = np.concatenate([[0], self.words])
         first, last = (up_to[np.searchsorted(self.ends, bounds, side="right")] for bounds in (windows.scored, windows.ends))
         return last - first

@@ -97,9 +97,5 @@ def _of_bart(path, found):
 
 def _check_settings(path, config):
     found, numbers = kept.find(path, kept.MODEL), with_numbers(config.model)
-    told, source = found or ({}, "")
-    differing = [key for key in SETTINGS if key in told and told[key] != getattr(numbers, key)]
-    if differing:
-        here = ", ".join(f"model.{key} is {getattr(numbers, key)}" for key in differing)
-        advice = " ".join(f"model.{key}={told[key]}" for key in differing)
-        raise UserError(f"{here}, but {source} was trained with {advice}: give these")
+    if found and isinstance(found.value, dict):
+        claims.compare(path, {key: getattr(numbers, key) for key in SETTINGS}, [found])

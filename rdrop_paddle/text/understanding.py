@@ -14,7 +14,7 @@ from ..config import accumulation, data_root
 from ..console import reported, say
 from ..durability import checkpoint
 from ..errors import UserError
-from ..layers import attention_backend
+from ..layers import attention_in_words
 from ..reporting.runlog import run_folder
 from ..training import sample_order
 from ..training.criterion import Criterion, RegressionCriterion
@@ -234,12 +234,11 @@ class Understanding:
     def describe(self):
         """{what: words} for the start of a run."""
         train, count = self.config.train, self.size("train")
-        precision = "float32" if train.amp == "off" else train.amp_dtype
         width = self._numbers.embed_dim // self._numbers.num_heads
         in_micro_batches = f"{train.micro_batch_size} (micro) x {self.ranks} (ranks) x {accumulation(train, self.ranks)}"
         return {
             "initial weights": f"{self.weight_report or 'random, or those of the checkpoint'}",
-            "attention": f"{attention_backend(width, precision)} in {precision}, heads of width {width}",
+            "attention": attention_in_words(width, train),
             "tokens": f"{self.tokens.size:,}, inputs of at most {self.config.data.max_length}",
             "labels": "numbers" if (names := self.class_names()) is None else ", ".join(names),
             "global batch": f"{train.batch_size} = {in_micro_batches} (accumulation)",

@@ -95,17 +95,13 @@ class UnderstandingConfig(Config):
     def check(self):
         super().check()
         self.data.check()
-        model, rdrop = self.model, self.rdrop
+        model = self.model
         if self.train.accumulation is not None:
             raise UserError("train.accumulation follows from train.batch_size and train.micro_batch_size here: leave it null")
         for key in ("batch_size", "micro_batch_size"):
             if getattr(self.train, key) is None:
                 raise UserError(f"train.{key} is null: give the number of examples")
-        if rdrop.alpha > 0 and model.drop_rate == model.attention_drop_rate == 0:
-            raise UserError(
-                "model.drop_rate is 0, so that the two passes would not differ: set for example model.drop_rate=0.1, or "
-                "rdrop.alpha=0"
-            )
+        self.check_dropout("drop_rate", "attention_drop_rate")
         if self.data.max_length > model.max_length:
             raise UserError(
                 f"data.max_length is {self.data.max_length} but the model has positions for model.max_length "
@@ -132,10 +128,3 @@ class UnderstandingConfig(Config):
         if self.data.labels_are_numbers:
             return f"officially {2 * self.rdrop.alpha:g}"
         return f"officially {2 * self.rdrop.alpha / self.train.batch_size:g}, summed over batches of {self.train.batch_size}"
-
-    def hyper_parameters(self):
-        return super().hyper_parameters() | {
-            "drop_rate": self.model.drop_rate,
-            "model": self.model.name,
-            "data": self.data.name,
-        }

@@ -59,11 +59,7 @@ class ImageClassificationConfig(Config):
         for key in ("batch_size", "micro_batch_size"):
             if getattr(self.train, key) is None:
                 raise UserError(f"train.{key} is null: give the number of images")
-        if self.rdrop.alpha > 0 and self.model.drop_rate == self.model.proj_drop_rate == 0:
-            raise UserError(
-                "model.drop_rate is 0, so that the two passes would not differ and their KL would be 0: "
-                "set for example model.drop_rate=0.1, or rdrop.alpha=0"
-            )
+        self.check_dropout("drop_rate", "proj_drop_rate")
         if self.model.keep_head and not self.model.weights:
             raise UserError("model.keep_head is true but model.weights is empty: there is no head to keep")
         if self.eval.split == "val" and not self.has_held_out():
@@ -77,5 +73,4 @@ class ImageClassificationConfig(Config):
         return self.data.val_fraction > 0
 
     def hyper_parameters(self):
-        own = {"drop_rate": self.model.drop_rate, "model": self.model.name}
-        return super().hyper_parameters() | own | {"image_size": self.model.image_size, "data": self.data.name}
+        return super().hyper_parameters() | {"image_size": self.model.image_size}

@@ -7,7 +7,7 @@ from .. import ranks
 from ..config import accumulation, data_root
 from ..console import reported, say
 from ..errors import UserError
-from ..layers import attention_backend
+from ..layers import attention_in_words
 from ..training import sample_order
 from ..training.criterion import Criterion
 from ..training.inference import for_evaluation
@@ -69,11 +69,8 @@ class ImageClassification:
     def images(self, split):
         """The Images of a split, read on first use; rank 0 goes first, because it may have to download them."""
         if split not in self._images:
-            if self.rank > 0:
-                ranks.wait_for_all()
-            self._images |= data.load_splits(self.config.data, "test" if split == "test" else "train")
-            if self.rank == 0:
-                ranks.wait_for_all()
+            of = "test" if split == "test" else "train"
+            self._images |= ranks.first_before_others(lambda: data.load_splits(self.config.data, of))
             self._check_classes(self._images[split].class_names)
         return self._images[split]
 
@@ -145,12 +142,11 @@ class ImageClassification:
     def describe(self):
         """{what: words} for the start of a run."""
         train, count = self.config.train, self.size("train")
-        precision = "float32" if train.amp == "off" else train.amp_dtype
         width = self.model.cls_token.shape[-1] // self.model.blocks[0].attn.num_heads
         in_micro_batches = f"{train.micro_batch_size} (micro) x {self.ranks} (ranks) x {accumulation(train, self.ranks)}"
         return {
             "initial weights": f"{self.weight_report or 'random, or those of the checkpoint'}",
-            "attention": f"{attention_backend(width, precision)} in {precision}, heads of width {width}",
+            "attention": attention_in_words(width, train),
             "global batch": f"{train.batch_size} = {in_micro_batches} (accumulation)",
             "training images": f"{count:,}, {count // train.batch_size} updates an epoch, {train.steps} updates in all",
         }

@@ -7,7 +7,7 @@ those of PaddleClas and timm.
 import re
 from pathlib import Path
 
-from ..durability.checkpoint import WEIGHT_FORMAT
+from ..durability.checkpoint import WEIGHT_FORMAT as OWN
 from ..errors import UserError
 from ..weights.conversion import write_weight_file
 from ..weights.files import read_weight_file
@@ -38,8 +38,8 @@ def read_weights(path, sha256=None, ema=False):
             weights = from_google(arrays, file.sha256)
         elif any(re.fullmatch(r"(?:vit\.|deit\.)?embeddings\.cls_token", name) for name in arrays):
             weights = from_torch(TRANSFORMERS, file.container, arrays, file.sha256)
-        elif file.metadata.get("format") == WEIGHT_FORMAT:
-            weights = SourceWeights.as_they_are("rdrop_paddle .safetensors", arrays, file.sha256)
+        elif file.metadata.get("format") == OWN:
+            weights = SourceWeights.as_they_are(f"{OWN} .safetensors", arrays, file.sha256)
         elif file.container == "paddle" and "cls_token" in arrays:
             weights = SourceWeights.as_they_are("PaddleClas .pdparams", arrays, file.sha256)
         elif "transformer.embeddings.cls_token" in arrays:
@@ -75,10 +75,10 @@ def write_weights(weights, path, heads=None, belongings=None):
     if weights.unknown:
         raise UserError(f"{', '.join(weights.unknown[:3])}: unknown, nothing was written")
     arrays = weights.tensors
-    if "cls_token" not in arrays:
+    if weights.format.startswith(OWN) and "cls_token" not in arrays:
         if Path(path).suffix != ".safetensors":
             raise UserError(f"{path}: the weights of no ViT are .safetensors alone, name it so")
-        return write_weight_file(arrays, path, belongings, WEIGHT_FORMAT)
+        return write_weight_file(arrays, path, belongings, OWN)
     try:
         if Path(path).suffix == ".npz":
             arrays = to_google(arrays, heads or weights.heads or _usual_heads(arrays))

@@ -72,6 +72,11 @@ def test_classes_are_those_of_the_training_table_or_of_the_weights(folder):
     assert read_split(config(folder), "test", classes=["yes", "maybe"]).classes == ["yes", "maybe"]
 
 
+def test_a_label_beside_an_empty_text_alone_is_no_class(folder):
+    write(folder, "train", [*ROWS, ("", ""), ("", "perhaps")])
+    assert read_split(config(folder), "train").classes == ["no", "yes"]
+
+
 def test_empty_texts_are_left_out_of_training_by_count_and_stay_elsewhere(folder, capsys):
     write(folder, "train", [("", "yes"), *ROWS, ("", "no")])
     assert len(read_split(config(folder), "train").texts) == 16

@@ -14,7 +14,8 @@ from rdrop_paddle.text import claims
 from rdrop_paddle.text.continuation import generate
 from rdrop_paddle.text.language_model import LanguageModel
 from rdrop_paddle.text.language_model_weights import belongings, load_weights, tokens_of
-from rdrop_paddle.text.language_modelling import LanguageModelling
+from rdrop_paddle.text.language_modelling import Evaluator, LanguageModelling
+from rdrop_paddle.text.token_stream import IGNORED
 from rdrop_paddle.text.tokens import train_tokens
 
 SIZES = dict(layers=2, embed_dim=16, ffn_dim=64, num_heads=2, max_length=20)
@@ -236,6 +237,10 @@ def test_gpt2s_tokens_come_with_its_weights_and_lose_nothing(gpt2, folder, form,
     assert task.tokens.encode(0, [text]) == [theirs(text).input_ids]
     assert task.tokens.decode(0, theirs(text).input_ids) == text
     assert (task.tokens.end, task.tokens.unknown) == (39, -1)
+    padded = paddle.to_tensor([[1, 2, 3, 39], [1, 39, 39, 39]])  # byte-level tokens have no unknown one, and padding is none
+    labels = paddle.to_tensor([[2, 3, 4, 39], [39, IGNORED, IGNORED, IGNORED]])
+    counts = task.evaluate(Evaluator(task.model, np.asarray([2, 1])), [padded, labels, paddle.to_tensor([0, 1])])
+    assert counts.numpy()[1:].tolist() == [5, 3, 0]
     again = LanguageModelling(config())
     kept = {name: json.dumps(value) for name, value in task.belongings().items()}
     save_weights(model_arrays(task.model), tmp_path / "best.safetensors", **kept)

@@ -231,6 +231,7 @@ def test_not_all_layers_may_be_shared(language_modelling):
         (["data.max_tokens=500"], "data.tokens_per_sample 512 is above data.max_tokens 500"),
         (["eval.context=512"], "eval.context 512 leaves none of data.tokens_per_sample 512 to score"),
         (["decode.max_length=1024"], "decode.max_length 1024 leaves no room in model.max_length 1024"),
+        (["model.drop_rate=0"], "model.drop_rate is 0, so that the two passes would not differ"),
         (["data.vocabulary_size=null"], "data.vocabulary is bpe and data.vocabulary_size null"),
         (["data.min_count=2"], "data.min_count is 2, which is of data.vocabulary=words"),
     ],

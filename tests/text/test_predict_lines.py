@@ -77,6 +77,14 @@ def test_the_attention_is_the_decoders_and_drawn(predict, tmp_path):
     assert not np.allclose(shares[-1], other[-1], atol=1e-5)
 
 
+def test_the_attention_of_a_line_that_was_cut_is_of_what_the_model_saw(predict, tmp_path, capsys):
+    line = " ".join(["Hund"] * 60)  # of more tokens than the small model has positions for
+    assert predict("--attention", tmp_path / "map.png", given=line.encode()) == 0
+    assert "lines cut to" in capsys.readouterr().err and (tmp_path / "map.png").exists()
+    ((one, *_),) = generate(predict.task.model, predict.task.tokens, [line], predict.task.config.decode)
+    assert len(one.source) == predict.task.model.max_length and one.tokens[-1] == END
+
+
 @pytest.mark.parametrize(
     "arguments, given, message",
     [

@@ -1,3 +1,5 @@
+import importlib.metadata
+
 import numpy as np
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
@@ -40,5 +42,6 @@ def test_counts_are_integers_whose_sums_have_no_order():
 
 
 def test_the_signature_names_what_the_scores_depend_on():
-    assert rouge.signature(1) == "rouge-score 0.1.2, F-measure, Porter stemmer, mean over samples"
+    version = importlib.metadata.version("rouge-score")
+    assert rouge.signature(1) == f"rouge-score {version}, F-measure, Porter stemmer, mean over samples"
     assert rouge.signature(3).endswith("mean over samples of the mean over 3 references")

@@ -144,9 +144,9 @@ def test_weights_have_their_tokens_and_settings_with_them(summarisation, overrid
 
 
 def test_a_minimum_that_no_summary_can_reach_is_found_when_the_config_is_read():
-    with pytest.raises(UserError, match="decode.min_length 55 is above what a summary can have, 30 tokens"):
+    with pytest.raises(UserError, match="decode.min_length 55 is above what any answer can have, 30 tokens"):
         load_config(None, ["task=summarisation", "decode.max_length_b=30"])
-    with pytest.raises(UserError, match="decode.min_length 55 is above what a summary can have, 19 tokens"):
+    with pytest.raises(UserError, match="decode.min_length 55 is above what any answer can have, 19 tokens"):
         load_config(None, ["task=summarisation", "model.max_length=20"])
 
 
@@ -157,7 +157,7 @@ def test_predict_and_the_hub_give_a_summary_a_text(summarisation, overrides, mai
     texts = [*task.pairs("test").source[:2], ""]
     (tmp_path / "texts.txt").write_text("".join(f"{text}\n" for text in texts))
     task.model.eval()
-    expected = [[one._asdict() for one in best] for best in task.generate(texts)]
+    expected = [[dict(text=one.text, score=one.score) for one in best] for best in task.generate(texts)]
     main_of("predict.py")(
         "-c", tmp_path / "config.yaml", "--weights", tmp_path / "best.safetensors", "--json", "-", tmp_path / "texts.txt"
     )

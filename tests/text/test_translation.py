@@ -192,6 +192,8 @@ def test_what_visualdl_shows(translation):
         (["train.batch_size=64"], "train.batch_size counts sentences: leave it null"),
         (["data.target=de"], "data.source and data.target are both de"),
         (["data.vocabulary=separate"], "one embedding needs data.vocabulary=joint"),
+        (["model.drop_rate=0"], "model.drop_rate is 0, so that the two passes would not differ"),
+        (["decode.min_length=256"], "decode.min_length 256 is above what any answer can have, 255 tokens by"),
     ],
 )
 def test_contradictions_are_found_when_the_config_is_read(overrides, message):
