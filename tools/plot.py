@@ -63,7 +63,9 @@ def main():
     elif options.figure == "method":
         figure = method_drawing.method_figure()
     elif options.figure == "gain":
-        figure = plots.gain_figure(read_gains(options.tables))
+        from rdrop_paddle.reporting import gain_figure
+
+        figure = gain_figure.draw(read_gains(options.tables))
     else:
         config = tasks.load_config(options.config, [] if options.config else [f"task={options.task}"])
         figure = of_runs(options, config.measure)
@@ -85,9 +87,10 @@ def of_runs(options, measure):
 
 
 def read_gains(paths):
-    from rdrop_paddle.reporting import comparisons, experiments
+    from rdrop_paddle.reporting import experiments
+    from rdrop_paddle.reporting.gain_figure import gains_of
 
-    found = [gain for path in paths for gain in comparisons.gains(experiments.load_table(path, tasks.load_config))]
+    found = [gain for path in paths for gain in gains_of(experiments.load_table(path, tasks.load_config))]
     if not found:
         raise UserError(f"{', '.join(paths)}: no comparison names finished runs of two passes without the KL (`doubled`)")
     return found

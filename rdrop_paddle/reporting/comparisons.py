@@ -5,7 +5,6 @@ import statistics
 from typing import Dict, List, NamedTuple
 
 from ..errors import UserError
-from .curves import read_log
 
 NOT_RUN = "not run"
 
@@ -20,17 +19,9 @@ class Outcome(NamedTuple):
     milliseconds: List[float]  # an update, of those that finished
 
 
-class Gain(NamedTuple):
-    """What R-Drop gains in a comparison, and how far two passes differ where nothing holds them together."""
-
-    title: str
-    percent: List[float]  # of the baseline's score, a seed each; above 0 where R-Drop is better
-    logs: Dict[str, dict]  # of the runs with two passes and without the KL, see curves.read_log
-
-
 def summary(experiments):
     """The tables of comparisons and of ablations; empty when the experiments name none."""
-    table, outcomes = experiments.table, _outcomes(experiments)
+    table, outcomes = experiments.table, outcomes_of(experiments)
     tables = []
     if table.comparisons:
         tables.append(["| setting | baseline | R-Drop | difference (95 % interval) | hours |", "|---|---|---|---|---|"])
@@ -49,23 +40,27 @@ def mean_row(tables):
     """
     arms = [[], []]
     for experiments in tables:
-        outcomes, first = _outcomes(experiments), experiments.table.comparisons[0]
+        outcomes, first = outcomes_of(experiments), experiments.table.comparisons[0]
         for arm, name in zip(arms, (first.baseline, first.rdrop)):
             arm.append(outcomes[name])
     return _comparison_row(f"mean of these {len(tables)}", *map(_mean, arms))
 
 
-def gains(experiments):
-    """The Gain of each comparison that names runs of two passes without the KL, of which at least one has finished."""
-    outcomes, found = _outcomes(experiments), []
-    better = 1 if experiments.measure.higher_is_better else -1
-    for row in experiments.table.comparisons:
-        before, after = outcomes[row.baseline].scores, outcomes[row.rdrop].scores
-        percent = [better * 100 * (after[seed] / before[seed] - 1) for seed in sorted(before.keys() & after.keys())]
-        done = [job for job in experiments.jobs if job.name == row.doubled and job.seed in outcomes[row.doubled].scores]
-        if percent and done:
-            found.append(Gain(row.title, percent, {job.run: read_log(experiments.folder(job)) for job in done}))
-    return found
+def outcomes_of(experiments):
+    """{name of a run of the table: Outcome}, by runs.csv.
+
+    Raises:
+        UserError: that is damaged.
+    """
+    path = experiments.path.with_name("runs.csv")
+    try:
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
+        return {
+            run.name: _outcome(run, [row for row in rows if row["name"] == run.name], experiments.measure)
+            for run in experiments.table.runs
+        }
+    except (KeyError, ValueError, TypeError, ZeroDivisionError) as error:  # no such column, no number, a line that is cut
+        raise UserError(f"{path} is no table of runs as this tool writes it ({error}): the next run makes it anew") from None
 
 
 def interval(differences):
@@ -76,19 +71,6 @@ def interval(differences):
 
     error = statistics.stdev(differences) / len(differences) ** 0.5
     return statistics.mean(differences), float(scipy.stats.t.ppf(0.975, len(differences) - 1)) * error
-
-
-def _outcomes(experiments):
-    """{name of a run of the table: Outcome}"""
-    path = experiments.path.with_name("runs.csv")
-    try:
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
-        return {
-            run.name: _outcome(run, [row for row in rows if row["name"] == run.name], experiments.measure)
-            for run in experiments.table.runs
-        }
-    except (KeyError, ValueError, TypeError, ZeroDivisionError) as error:  # no such column, no number, a line that is cut
-        raise UserError(f"{path} is no table of runs as this tool writes it ({error}): the next run makes it anew") from None
 
 
 def _outcome(run, rows, measure):

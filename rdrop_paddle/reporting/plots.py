@@ -17,7 +17,6 @@ from matplotlib.text import Text
 from ..console import say
 from ..errors import UserError
 from . import fonts
-from .comparisons import interval
 from .curves import curve
 
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
@@ -220,7 +219,7 @@ def alpha_figure(groups, baseline, measure):
     axes = figure.subplots()
     band = [run.score for run in groups[baseline]]
     axes.axhspan(min(band), max(band), color=BLUE, alpha=0.15, linewidth=0)
-    axes.axhline(np.mean(band), color=BLUE, label=f"baseline, mean and range of {_seeds(band)}")
+    axes.axhline(np.mean(band), color=BLUE, label=f"baseline, mean and range of {seeds_in_words(band)}")
     by_alpha = {runs[0].alpha: runs for name, runs in groups.items() if name != baseline}
     if not by_alpha:
         raise UserError(f"there is nothing but the baseline {baseline}: name the runs to compare with it")
@@ -233,7 +232,7 @@ def alpha_figure(groups, baseline, measure):
         [np.mean(values) for values in spread],
         "o-",
         color=VERMILLION,
-        label=f"R-Drop, mean and range of {_seeds(*spread)}",
+        label=f"R-Drop, mean and range of {seeds_in_words(*spread)}",
     )
     for alpha, values in zip(alphas, spread):
         axes.plot([alpha] * len(values), values, "o", color=VERMILLION, markersize=3, alpha=0.6)
@@ -251,7 +250,7 @@ def alpha_figure(groups, baseline, measure):
     return figure
 
 
-def _seeds(*groups):
+def seeds_in_words(*groups):
     counts = sorted({len(values) for values in groups})
     return f"{' to '.join(map(str, counts[:: max(len(counts) - 1, 1)]))} seed{'s' if counts[-1] > 1 else ''}"
 
@@ -275,42 +274,13 @@ def cost_figure(groups, measure):
     axes.set_xlim(0, 1.08 * axes.get_xlim()[1])
     axes.set_xlabel("time of an update, ms (fastest run)")
     axes.set_ylabel(f"{_name_of(next(iter(groups.values()))[0].split)} {measure.label()}")
-    axes.legend(title=f"mean and range of {_seeds(*groups.values())}", alignment="left")
+    axes.legend(title=f"mean and range of {seeds_in_words(*groups.values())}", alignment="left")
     baseline = [run.milliseconds for runs in groups.values() for run in runs if run.passes == 1]
     if baseline:
         unit = min(baseline)
         top = axes.secondary_xaxis("top", functions=(lambda time: time / unit, lambda updates: updates * unit))
         top.set_xlabel("time in updates of the baseline")
         top.spines["top"].set_visible(True)
-    return figure
-
-
-@styled
-def gain_figure(gains):
-    """The KL of two passes that nothing holds together over the training of each task, and R-Drop's gain against it.
-
-    `gains`: of several tables, see comparisons.gains. A gain is in % of the baseline's score, with its 95 % interval.
-    """
-    figure = Figure(figsize=(8.5, 3.7 + 0.22 * len(gains)), layout="constrained")
-    over_time, against = figure.subplots(1, 2)
-    for gain, colour in zip(gains, COLOURS * len(gains)):
-        kl = curve(gain.logs, "train/kl", MOST_POINTS)
-        end = kl.mean[-max(len(kl.mean) // 10, 1) :].mean()
-        mean, half = interval(gain.percent)
-        over_time.plot(100 * kl.steps / kl.steps[-1], kl.mean, color=colour)
-        label = f"{gain.title} ({_seeds(gain.percent)})"
-        against.errorbar(end, mean, half, fmt="o", color=colour, capsize=3, label=label)
-    over_time.set_yscale("log")
-    against.set_xscale("log")
-    for axis in (over_time.yaxis, against.xaxis):
-        axis.set_major_formatter("{x:g}")
-        axis.set_minor_formatter(lambda number, _: "")
-    over_time.set_xlabel("share of the updates, %")
-    over_time.set_ylabel("KL of two passes without it in the loss, nats")
-    against.axhline(0, color="#666666", linewidth=0.8)
-    against.set_xlabel("that KL in the last tenth, nats")
-    against.set_ylabel("R-Drop's gain, % of the baseline's score")
-    figure.legend(loc="outside lower left", ncols=1)
     return figure
 
 

@@ -18,6 +18,7 @@ from conftest import BASE, ROOT, TINY
 from rdrop_paddle import UserError, load_config
 from rdrop_paddle.reporting import comparisons, published
 from rdrop_paddle.reporting.experiments import load_table, run_missing
+from rdrop_paddle.reporting.gain_figure import gains_of
 
 TRAIN = f"""
 import json, pathlib, sys, time
@@ -373,7 +374,7 @@ def test_a_gain_is_in_percent_of_the_baseline_beside_the_doubled_batchs_log(writ
     write_runs(dict(baseline={0: 4000, 1: 5000}, rdrop={0: 4200, 1: 5100}, doubled={0: 4100, 1: None}, other={0: None}))
     (RESULTS / "doubled_seed0").mkdir()
     (RESULTS / "doubled_seed0" / "metrics.jsonl").write_text('{"step": 10, "kl": 0.25}\n')
-    (gain,) = comparisons.gains(table)
+    (gain,) = gains_of(table)
     assert (gain.title, gain.percent) == ("few labels", pytest.approx([sign * 5, sign * 2]))
     assert gain.logs == {"doubled_seed0": {"train/kl": [(10, 0.25)]}}
 

@@ -54,9 +54,12 @@ def test_a_lines_translations_depend_on_no_other_line(model, tokens, lines):
 def test_translations_are_those_of_the_search_and_decoded(model, tokens, lines):
     (source,) = tokens.encode(0, lines[7:8])
     (hypotheses,) = search(model, paddle.to_tensor([[*source, END]]), DECODE)
-    expected = [(tokens.decode(1, one.tokens), pytest.approx(one.score, abs=1e-5)) for one in hypotheses]
-    assert generate(model, tokens, lines, DECODE)[7] == expected
-    assert set(expected[0][0]) <= set(" ".join(ENGLISH))
+    found = generate(model, tokens, lines, DECODE)[7]
+    assert [one.text for one in found] == [tokens.decode(1, one.tokens) for one in hypotheses]
+    np.testing.assert_allclose([one.score for one in found], [one.score for one in hypotheses], atol=1e-5)
+    assert [one.tokens for one in found] == [[*one.tokens, END] for one in hypotheses]
+    assert {tuple(one.source) for one in found} == {(*source, END)}
+    assert set(found[0].text) <= set(" ".join(ENGLISH))
 
 
 def test_what_is_translated_at_once_is_bounded(model, tokens, lines, monkeypatch):

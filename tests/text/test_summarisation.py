@@ -135,7 +135,7 @@ def test_weights_have_their_tokens_and_settings_with_them(summarisation, overrid
     task = Summarisation(load_config(None, overrides))
     task.load_weights(weights)
     assert evaluate(task, "test") == expected
-    with pytest.raises(UserError, match="model.scaled is True, but .* was trained with model.scaled=False: give these"):
+    with pytest.raises(UserError, match="model.scaled is True here and False in the header of .* Give model.scaled=False"):
         Summarisation(load_config(None, [*overrides, "model.scaled=true"])).load_weights(weights)
     trained.tokens.languages = ("de", "en")
     checkpoint.save_best(tmp_path, trained.model, trained.belongings(), update=1)

@@ -135,8 +135,8 @@ def test_converted_weights_are_rounded_and_keep_their_tokens(translation, call_t
     "overrides, message",
     [
         (["data.source=en", "data.target=de"], "translates de to en and the config en to de: data.source=de data.target=en"),
-        (["model.num_heads=4"], "model.num_heads is 4, but .* was trained with model.num_heads=2: give these"),
-        (["model.activation=gelu"], "model.activation is gelu, but .* was trained with model.activation=relu"),
+        (["model.num_heads=4"], "model.num_heads is 4 here and 2 in the header of .* Give model.num_heads=2"),
+        (["model.activation=gelu"], "model.activation is gelu here and relu in the header of"),
     ],
 )
 def test_settings_that_are_not_the_weights_are_refused(translation, tmp_path, overrides, message):

@@ -25,6 +25,9 @@ class MadeConfig(Config):
     unit: ClassVar[str] = "tokens"
     measure: ClassVar[Measure] = Measure("perplexity", higher_is_better=False, decimals=2)
 
+    def hyper_parameters(self):
+        return {"alpha": self.rdrop.alpha}  # it has no section model
+
 
 def made_config(*overrides):
     """A MadeConfig with the shared sections of the defaults and `overrides`."""
