@@ -160,13 +160,10 @@ def label_texts(config, options):
     task = loaded(config, options)
     progress = Patience("labelling: text", len(texts)).done
     found, names = classify.classify(task, texts, pairs, passes=options.passes, progress=progress), task.class_names()
-    if options.json:
-        given = [dict(text=text) for text in texts]
-        given = given if pairs is None else [one | dict(text_pair=second) for one, second in zip(given, pairs)]
-        rows = [classify.as_json(answer, names, options.top or 5, **one) for one, answer in zip(given, found)]
-        write_or_print("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), options.json)
-    if options.json != "-":
-        print("".join(f"{classify.line(answer, names, options.top or 1)}\n" for answer in found), end="", flush=True)
+    given = [dict(text=text) for text in texts]
+    given = given if pairs is None else [one | dict(text_pair=second) for one, second in zip(given, pairs)]
+    rows = [classify.as_json(answer, names, options.top or 5, **one) for one, answer in zip(given, found)]
+    write_lines(rows, [classify.line(answer, names, options.top or 1) for answer in found], options)
     return 0
 
 
