@@ -12,8 +12,8 @@ import torch
 
 from rdrop_paddle import FusedLinearRDropLoss
 from rdrop_paddle.config import data_root
-from rdrop_paddle.text.sizes import with_numbers
 from rdrop_paddle.text.tokens import END, PADDING
+from rdrop_paddle.text.transformer_sizes import with_numbers
 from rdrop_paddle.text.translation import Translation
 
 from . import torch_bart, torch_reference

@@ -39,7 +39,7 @@ def model_and_batches(config):
 def model_of(config, tokens):
     """The Transformer of torch_transformer.py with a config's numbers."""
     from benchmarks.torch_transformer import Transformer, settings_of
-    from rdrop_paddle.text.sizes import with_numbers
+    from rdrop_paddle.text.transformer_sizes import with_numbers
 
     alone = dict(norm="post", tying="all", activation_drop_rate=0.0, weights="")
     settings = settings_of(with_numbers(config.model), **alone)
@@ -54,8 +54,8 @@ def searching(config, weights, rank, ranks):
     from benchmarks import torch_bart
     from benchmarks.torch_reference import sum_over_ranks
     from benchmarks.torch_transformer import sinusoids
-    from rdrop_paddle.text.sizes import with_numbers
     from rdrop_paddle.text.tokens import END, FILE, PADDING, Tokens
+    from rdrop_paddle.text.transformer_sizes import with_numbers
 
     numbers = with_numbers(config.model)
     if (numbers.norm, numbers.positions, numbers.tying) != ("post", "sinusoidal", "all"):

@@ -1,6 +1,6 @@
 """What speed.py needs to know of translation; torch_translation.py is the torch side of its comparison."""
 
-from rdrop_paddle.text.sizes import with_numbers
+from rdrop_paddle.text.transformer_sizes import with_numbers
 
 
 def flop_of_position(config, sources=1.0):

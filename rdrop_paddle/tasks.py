@@ -23,7 +23,7 @@ class Home(NamedTuple):
 
 TASKS = {
     "image_classification": Home("vision.config.ImageClassificationConfig", "vision.task.ImageClassification"),
-    "translation": Home("text.config.TranslationConfig", "text.translation.Translation"),
+    "translation": Home("text.translation_config.TranslationConfig", "text.translation.Translation"),
     "summarisation": Home("text.summarisation_config.SummarisationConfig", "text.summarisation.Summarisation"),
     "language_modelling": Home("text.language_config.LanguageModellingConfig", "text.language_modelling.LanguageModelling"),
     "understanding": Home("text.understanding_config.UnderstandingConfig", "text.understanding.Understanding"),

@@ -18,9 +18,9 @@ from rdrop_paddle.config_layers import DEFAULTS
 from rdrop_paddle.durability.checkpoint import model_arrays
 from rdrop_paddle.durability.files import json_bytes
 from rdrop_paddle.tasks import build_task
-from rdrop_paddle.text.sizes import with_numbers
 from rdrop_paddle.text.token_stream import IGNORED
 from rdrop_paddle.text.tokens import FILE, PADDING
+from rdrop_paddle.text.transformer_sizes import with_numbers
 from rdrop_paddle.training import engine
 from rdrop_paddle.training.trainer import Trainer
 

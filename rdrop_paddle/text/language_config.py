@@ -5,7 +5,7 @@ from typing import ClassVar, Dict, Optional, Tuple
 
 from ..config import Config, EvalConfig, Measure, one_of, within
 from ..errors import UserError
-from .config import check_micro_batches
+from .sequence_to_sequence_config import check_micro_batches
 
 
 @dataclass

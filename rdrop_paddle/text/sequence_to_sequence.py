@@ -24,8 +24,8 @@ from .generation import generate, search
 from .learned_tokens import tokens_of_run
 from .parallel import Pairs, fingerprint
 from .perplexity import perplexity
-from .sizes import with_numbers
 from .transformer import Transformer
+from .transformer_sizes import with_numbers
 
 SHOWN = 3  # texts that VisualDL shows
 

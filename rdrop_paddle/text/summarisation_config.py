@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Tuple
 
 from ..config import EvalConfig, Measure, one_of, within
-from .config import DecodeConfig, SequenceToSequenceConfig, TransformerConfig
+from .sequence_to_sequence_config import DecodeConfig, SequenceToSequenceConfig, TransformerConfig
 
 LANGUAGES = ("source", "target")  # what the two sides are called: the ends of the names of their files
 

@@ -8,8 +8,8 @@ from ..weights.files import read_weight_file
 from ..weights.loading import SourceWeights, load_into
 from ..weights.report import WeightReport
 from . import bart_names, byte_level, claims
-from .sizes import with_numbers
 from .tokens import Tokens
+from .transformer_sizes import with_numbers
 
 SETTINGS = ("num_heads", "norm", "activation", "positions", "scaled", "tying")  # keys of the section `model`
 ANCHOR = r"(?:encoder|decoder)\.layers\.0\.fc1\.weight"

@@ -1,6 +1,6 @@
 """Translation as the engine sees it, see training/engine.py and sequence_to_sequence.py: its data, tokens and scores."""
 
-from . import metrics
+from . import bleu
 from .corpora import read_split
 from .sequence_to_sequence import SequenceToSequence
 from .tokens import train_tokens
@@ -10,7 +10,7 @@ class Translation(SequenceToSequence):
     """By a TranslationConfig."""
 
     answer, cuts_sources = "translation", False
-    answer_count_names = metrics.COUNT_NAMES
+    answer_count_names = bleu.COUNT_NAMES
     token_settings = ("vocabulary", "vocabulary_size", "lowercase", "moses", "source", "target")
 
     def read(self, split):
@@ -25,10 +25,10 @@ class Translation(SequenceToSequence):
         return self.pairs(split).target
 
     def answer_counts(self, translation, reference):
-        return metrics.counts(translation, reference, self.config.data.target)
+        return bleu.counts(translation, reference, self.config.data.target)
 
     def answer_scores(self, counts):
-        return metrics.scores(counts)
+        return bleu.scores(counts)
 
     def signature(self):
-        return metrics.signature()
+        return bleu.signature()

@@ -11,7 +11,7 @@ import pytest
 
 from rdrop_paddle import UserError
 from rdrop_paddle.text import corpora
-from rdrop_paddle.text.config import ParallelDataConfig
+from rdrop_paddle.text.translation_config import ParallelDataConfig
 
 
 def section(name, **changes):

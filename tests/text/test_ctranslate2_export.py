@@ -13,9 +13,9 @@ from rdrop_paddle import Transformer, UserError
 from rdrop_paddle.durability import checkpoint
 from rdrop_paddle.text import ctranslate2_export
 from rdrop_paddle.text.batches import padded
-from rdrop_paddle.text.config import DecodeConfig
 from rdrop_paddle.text.ctranslate2_export import Check, check, export_ctranslate2, load, write
 from rdrop_paddle.text.generation import generate
+from rdrop_paddle.text.sequence_to_sequence_config import DecodeConfig
 from rdrop_paddle.text.tokens import END, PADDING, Tokens, train_tokens
 
 DECODE = DecodeConfig(

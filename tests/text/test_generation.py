@@ -4,8 +4,8 @@ import pytest
 
 from rdrop_paddle import Transformer
 from rdrop_paddle.text.beam_search import beam_search
-from rdrop_paddle.text.config import DecodeConfig
 from rdrop_paddle.text.generation import generate, search
+from rdrop_paddle.text.sequence_to_sequence_config import DecodeConfig
 from rdrop_paddle.text.tokens import END, PADDING, train_tokens
 
 WORDS = ["ein", "kleiner", "Hund", "rennt", "durch", "das", "hohe", "Gras", "und", "bellt", "einen", "roten", "Ball", "an"]

@@ -9,8 +9,8 @@ from conftest import recomputes, slopes
 
 from rdrop_paddle import Transformer, UserError
 from rdrop_paddle.text import attention
-from rdrop_paddle.text.sizes import SIZES, with_numbers
 from rdrop_paddle.text.transformer import sinusoids
+from rdrop_paddle.text.transformer_sizes import SIZES, with_numbers
 
 PADDING = 1
 # with fairseq's dictionaries of IWSLT14 (de, en), the paper's 37,000 tokens, and for Multi30k the 6,000 of a joint one; the big

@@ -4,7 +4,7 @@ import sacrebleu
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rdrop_paddle.text import metrics
+from rdrop_paddle.text import bleu as metrics
 
 WORDS = "a the dog dog's runs , . ! 3.5 1,000 U.S. Männer \u201equote\u201c &amp; - x-y <b> \u72ac"
 SENTENCES = st.lists(st.sampled_from([*WORDS.split()]), max_size=9).map(" ".join) | st.text(max_size=12)

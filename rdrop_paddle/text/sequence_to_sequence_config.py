@@ -1,9 +1,9 @@
-"""What the configs of text to text share, and the sections of translation: configs/base/translation.yaml has defaults."""
+"""What the configs of translation and summarisation share: the Transformer, the search, and the choice of the best weights."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Dict, Optional, Tuple
+from typing import ClassVar, Dict, Optional
 
-from ..config import Config, EvalConfig, Measure, one_of, within
+from ..config import Config, Measure, one_of, within
 from ..errors import UserError
 
 
@@ -35,20 +35,6 @@ class TransformerConfig:
     activation_drop_rate: float = within(low=0, high=1)
     max_length: int = within(low=2)
     weights: str
-
-
-@dataclass
-class ParallelDataConfig:
-    name: str = one_of("multi30k", "iwslt14", "wmt14", "folder")
-    path: str
-    source: str
-    target: str
-    lowercase: bool
-    moses: bool
-    vocabulary: str = one_of("joint", "separate")
-    vocabulary_size: int = within(low=8, high=10**6)
-    max_tokens: int = within(low=1)
-    sentences: Optional[int] = within(low=1)
 
 
 @dataclass
@@ -90,34 +76,3 @@ class SequenceToSequenceConfig(Config):
                 f"decode.min_length {self.decode.min_length} is above what any answer can have, {longest} tokens by "
                 "model.max_length and decode.max_length_b: lower it"
             )
-
-
-@dataclass
-class TranslationEvalConfig(EvalConfig):
-    select_by: str = one_of("perplexity", "BLEU")
-
-
-@dataclass
-class TranslationConfig(SequenceToSequenceConfig):
-    model: TransformerConfig
-    data: ParallelDataConfig
-    eval: TranslationEvalConfig
-    decode: DecodeConfig
-
-    columns: ClassVar[Tuple[str, ...]] = ("data.source", "data.target", "model.drop_rate", *Config.columns)
-    measure: ClassVar[Measure] = Measure("BLEU", decimals=2)
-
-    @property
-    def languages(self):
-        """What the two sides are called."""
-        return self.data.source, self.data.target
-
-    def check(self):
-        super().check()
-        if self.data.source == self.data.target:
-            raise UserError(f"data.source and data.target are both {self.data.source}: give two languages")
-        if self.model.tying == "all" and self.data.vocabulary == "separate":
-            raise UserError("model.tying is all but data.vocabulary separate: one embedding needs data.vocabulary=joint")
-
-    def hyper_parameters(self):
-        return super().hyper_parameters() | {"languages": f"{self.data.source}-{self.data.target}"}
