@@ -5,6 +5,7 @@ import json
 import shutil
 
 import numpy as np
+import paddle
 import pytest
 from conftest import BASE, ROOT
 from PIL import Image
@@ -33,13 +34,14 @@ def settings(tmp_path, tiny_overrides):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 noise = np.random.default_rng(number).integers(-20, 20, [8, 8, 3])
                 Image.fromarray((np.asarray(colour) + noise).clip(0, 255).astype("uint8")).save(path)
-    sizes = ["model.classes=3", "train.batch_size=6", "train.micro_batch_size=6", "train.warmup_steps=1", "train.lr=0.3"]
+    sizes = ["model.classes=3", "train.batch_size=6", "train.micro_batch_size=6", "train.warmup_steps=1", "train.lr=0.05"]
     return [*tiny_overrides, "data.name=folder", f"data.path={tmp_path / 'colours'}", *sizes, "data.val_fraction=0.25"]
 
 
 @pytest.fixture
 def run_folder(settings, tiny_config):
     """Of a run on that folder, with checkpoints of updates 3 and 6."""
+    paddle.seed(3)  # of the initial weights: six updates from others may end at chance
     config = tiny_config(*settings)
     with RunLog(config) as log:
         engine.train(Trainer(ImageClassification(config), config), log)
