@@ -31,8 +31,8 @@ def main():
             raise UserError(f"{len(tables)} tables are given, of which one is trained at a time: give one, or --summary")
         return experiments.run_missing(tables[0], Path(__file__).with_name("train.py"), options.only)
     print("\n\n".join(filter(None, map(comparisons.summary, tables))))
-    tasks = {table.jobs[0].config.task for table in tables if table.table.comparisons}
-    if len(tables) > 1 and len(tasks) == 1:  # scores of several are none to add
+    compared = len(tables) > 1 and all(table.table.comparisons for table in tables)
+    if compared and len({table.jobs[0].config.task for table in tables}) == 1:  # scores of several are none to add
         print("\n" + comparisons.mean_row(tables))
     return 0
 

@@ -83,7 +83,7 @@ def csv_text(experiments):
             settings = {columns[key]: _cell(config[key]) for key in keys}
             rows.append(_row(job, experiments.folder(job), settings))
     text = io.StringIO()
-    columns = list(max(rows, key=len, default=["run"]))  # a run that failed has no score
+    columns = max(rows, key=len, default=["run"])  # a run that failed has no score
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

@@ -396,8 +396,11 @@ def test_scores_of_several_tasks_have_no_mean_and_a_table_given_twice_counts_onc
     other = dict(config="understanding.yaml", ranks=1, runs=[dict(name="a"), dict(name="b")], comparisons=[row])
     (RESULTS / "other" / "experiments.yaml").write_text(yaml.safe_dump(other))
     (RESULTS / "other" / "runs.csv").write_bytes((RESULTS / "runs.csv").read_bytes())
+    (RESULTS / "alone").mkdir()
+    alone = RESULTS / "alone" / "experiments.yaml"
+    alone.write_text(yaml.safe_dump(dict(config="tiny.yaml", ranks=1, runs=[dict(name="a")])))  # it compares nothing
     main = main_of("run_experiments.py")
-    for tables in ([path, RESULTS / "other" / "experiments.yaml"], [path, path]):
+    for tables in ([path, RESULTS / "other" / "experiments.yaml"], [path, path], [path, alone]):
         assert main("--summary", *tables) == 0 and "mean of these" not in capsys.readouterr().out
 
 
