@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar, Dict, Optional, Tuple
 
-from ..config import Config, EvalConfig, Measure, one_of, within
+from ..config import EvalConfig, Measure, one_of, within
 from ..errors import UserError
-from .sequence_to_sequence_config import check_micro_batches
+from .token_task_config import TokenTaskConfig
 
 
 @dataclass
@@ -55,14 +55,13 @@ class SamplingConfig:
 
 
 @dataclass
-class LanguageModellingConfig(Config):
+class LanguageModellingConfig(TokenTaskConfig):
     model: LanguageModelConfig
     data: TextDataConfig
     eval: LanguageEvalConfig
     decode: SamplingConfig
 
-    unit: ClassVar[str] = "tokens"
-    columns: ClassVar[Tuple[str, ...]] = ("data.name", "model.drop_rate", *Config.columns)
+    columns: ClassVar[Tuple[str, ...]] = ("data.name", "model.drop_rate", *TokenTaskConfig.columns)
     measure: ClassVar[Measure] = Measure("perplexity", higher_is_better=False, decimals=2)
     free: ClassVar[Dict[str, Optional[str]]] = {
         "data.path": None,  # checkpoints know the data by their content
@@ -72,8 +71,6 @@ class LanguageModellingConfig(Config):
 
     def check(self):
         super().check()
-        check_micro_batches(self.train)
-        self.check_dropout("drop_rate", "attention_drop_rate", "activation_drop_rate")
         data, longest = self.data, self.model.max_length
         if data.tokens_per_sample > longest:
             raise UserError(f"data.tokens_per_sample {data.tokens_per_sample} is above model.max_length {longest}: lower it")

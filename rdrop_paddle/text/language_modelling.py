@@ -8,13 +8,10 @@ import numpy as np
 import paddle
 
 from .. import ranks
-from ..config import data_root
 from ..console import say
 from ..errors import UserError
 from ..fused_linear_loss import fused_linear_cross_entropy
 from ..layers import attention_in_words
-from ..training.criterion import FusedLinearCriterion
-from ..weights.loading import find_weights
 from . import batches, claims, language_model_weights
 from .continuation import continue_text
 from .language_model import LanguageModel
@@ -24,6 +21,7 @@ from .learned_tokens import tokens_of_run
 from .perplexity import perplexity
 from .plain_text import fingerprint, read_split
 from .token_stream import IGNORED, arrays_of, stream_of, windows_of
+from .token_task import TokenTask
 from .tokens import train_tokens, word_tokens
 
 SHOWN = 3  # texts that VisualDL shows
@@ -34,22 +32,18 @@ class Evaluator(NamedTuple):
     words: np.ndarray  # int64 [N]: how many end in what each window scores
 
 
-class LanguageModelling:
+class LanguageModelling(TokenTask):
     """Holds tokens, model and data by a LanguageModellingConfig.
 
     The tokens are those of the weights that are loaded first, or else of the run, which learns them from its training text.
-    Tokens and model are made on first use. `weight_report` tells how `model.weights` were loaded, or is None.
+    Tokens and model are made on first use.
     """
 
     count_names = ("loss", "tokens", "words", "unknown")
 
     def __init__(self, config):
-        self.config = config
-        self.rank, self.ranks = ranks.rank(), ranks.count()
-        self.criterion = FusedLinearCriterion(config)
-        config.rdrop.check_shared(with_numbers(config.model).layers)
+        super().__init__(config, layers=with_numbers(config.model).layers)
         self._lines, self._streams, self._windows = {}, {}, {}
-        self.weight_report = None
 
     @functools.cached_property
     def tokens(self):
@@ -74,23 +68,11 @@ class LanguageModelling:
         arguments = {name: value for name, value in vars(config).items() if name not in ("name", "weights")}
         return LanguageModel(vocabulary=self.tokens.sizes[0], **arguments)
 
-    def load_initial_weights(self):
-        """The weights `model.weights`, with their tokens; random ones when it is empty."""
-        if self.config.model.weights:
-            path = find_weights(self.config.model.weights, data_root())
-            say(f"reading the weights {path}")
-            self.weight_report = self.load_weights(path)
-
     def load_weights(self, path, sha256=None, ema=False):
         """Load trained weights and take over their tokens; the WeightReport. Errors: see language_model_weights.py."""
         claims.check_task(path, self.config.task)
         self.tokens = language_model_weights.tokens_of(path)
         return language_model_weights.load_weights(self.model, path, self.config, sha256=sha256, ema=ema)
-
-    def read_splits(self):
-        """Read every split that training will need: a fault in one ends the run now and not after training."""
-        for split in dict.fromkeys(("train", "val", self.config.eval.split)):
-            self.stream(split)
 
     def lines(self, split):
         """The lines of a split, read on first use."""
@@ -113,9 +95,16 @@ class LanguageModelling:
             self._windows[split] = windows_of(self.stream(split), config.tokens_per_sample, **settings)
         return self._windows[split]
 
+    def lengths(self, split):
+        """int64 [N]: of each window of a split, in tokens."""
+        return self.windows(split).lengths()
+
     def size(self, split):
         """How many windows a split has."""
         return len(self.windows(split).starts)
+
+    def fingerprint(self, split):
+        return fingerprint(self.lines(split))
 
     def belongings(self):
         """{"tokenizer": the tokens, "model": settings that the weights need}, see language_model_weights.py."""
@@ -127,8 +116,8 @@ class LanguageModelling:
         "train" gives them without end, beginning with those of update `first_update`; another split once, each window on one
         rank, in batches that do not depend on the number of ranks.
         """
-        lengths, shares = self.windows(split).lengths(), dict(first_update=first_update, rank=self.rank, ranks=self.ranks)
-        order = batches.order(lengths, split, self.config, self.config.data.max_tokens, **shares)
+        shares = dict(first_update=first_update, rank=self.rank, ranks=self.ranks)
+        order = batches.order(self.lengths(split), split, self.config, self.config.data.max_tokens, **shares)
         return (self._batch(split, indices) for indices in order)
 
     def _batch(self, split, indices):
@@ -165,20 +154,6 @@ class LanguageModelling:
     def in_words(self, score):
         counted = f"{score['tokens']:,} tokens, {score['unknown']:,} of them unknown, context {self.config.eval.context}"
         return f"perplexity {score['perplexity']:.2f} per token ({score['word_perplexity']:.2f} per word; {counted})"
-
-    def data_state(self, updates):
-        """What the batches after so many updates follow from, of JSON values: the data, their tokens, and the epoch."""
-        epoch, done = divmod(updates, self.updates_of_epoch)
-        return {**self._fingerprints, "epoch": epoch, "updates_of_epoch": done}
-
-    @functools.cached_property
-    def updates_of_epoch(self):
-        config = self.config
-        return batches.updates_of_epoch(self.windows("train").lengths(), config.data.max_tokens, config.train.accumulation)
-
-    @functools.cached_property
-    def _fingerprints(self):
-        return {split: fingerprint(self.lines(split)) for split in ("train", "val")} | {"tokens": self.tokens.fingerprint()}
 
     def describe(self):
         """{what: words} for the start of a run."""

@@ -12,18 +12,16 @@ import numpy as np
 import paddle
 
 from .. import ranks
-from ..config import data_root
 from ..console import say
 from ..durability import files
 from ..fused_linear_loss import fused_linear_cross_entropy
 from ..layers import attention_in_words
-from ..training.criterion import FusedLinearCriterion
-from ..weights.loading import find_weights
 from . import batches, transformer_weights
 from .generation import generate, search
 from .learned_tokens import tokens_of_run
 from .parallel import Pairs, fingerprint
 from .perplexity import perplexity
+from .token_task import TokenTask
 from .transformer import Transformer
 from .transformer_sizes import with_numbers
 
@@ -47,7 +45,7 @@ class Evaluator(NamedTuple):
     references: Optional[list]  # of the split; None: weigh the targets by the model alone, without an answer of its own
 
 
-class SequenceToSequence:
+class SequenceToSequence(TokenTask):
     """Holds tokens, model and data by the Config of a task, which is a subclass of it with
 
     - `read(split)` -> the Pairs of a split
@@ -58,17 +56,14 @@ class SequenceToSequence:
     - `answer`, what an answer is called, and `cuts_sources`, whether a source that is too long is one to train on when cut
 
     The tokens are those of the weights that are loaded first, or else of the run, which learns them from its training text.
-    Tokens and model are made on first use. `weight_report` tells how `model.weights` were loaded, or is None.
+    Tokens and model are made on first use.
     """
 
     def __init__(self, config):
-        self.config = config
-        self.rank, self.ranks = ranks.rank(), ranks.count()
-        self.criterion = FusedLinearCriterion(config)
-        config.rdrop.check_shared(sum(getattr(with_numbers(config.model), f"{side}_layers") for side in ("encoder", "decoder")))
+        numbers = with_numbers(config.model)
+        super().__init__(config, layers=numbers.encoder_layers + numbers.decoder_layers)
         self._pairs, self._encoded = {}, {}
         self.hypotheses = {}  # {index: tokens of the answer} of the last evaluation, of this rank's sources
-        self.weight_report = None
 
     @property
     def count_names(self):
@@ -92,22 +87,10 @@ class SequenceToSequence:
         arguments = {name: value for name, value in vars(config).items() if name not in ("name", "weights")}
         return Transformer(source_vocabulary=source, target_vocabulary=target, padding=self.tokens.padding, **arguments)
 
-    def load_initial_weights(self):
-        """The weights `model.weights`, with their tokens; random ones when it is empty."""
-        if self.config.model.weights:
-            path = find_weights(self.config.model.weights, data_root())
-            say(f"reading the weights {path}")
-            self.weight_report = self.load_weights(path)
-
     def load_weights(self, path, sha256=None, ema=False):
         """Load trained weights and take over their tokens; the WeightReport. Errors: see transformer_weights.py."""
         self.tokens = transformer_weights.tokens_of(path, self.config)
         return transformer_weights.load_weights(self.model, path, self.config, sha256=sha256, ema=ema)
-
-    def read_splits(self):
-        """Read every split that training will need: a fault in one ends the run now and not after training."""
-        for split in dict.fromkeys(("train", "val", self.config.eval.split)):
-            self.encoded(split)
 
     def pairs(self, split):
         """The Pairs of a split, read on first use; rank 0 goes first, because it may have to download them."""
@@ -142,6 +125,13 @@ class SequenceToSequence:
 
     def _cut(self, ids, limit):
         return ids if len(ids) <= limit else np.append(ids[: limit - 1], np.int32(self.tokens.end))
+
+    def lengths(self, split):
+        """int64 [N]: the longer side of each pair of a split, in tokens."""
+        return self.encoded(split).lengths()
+
+    def fingerprint(self, split):
+        return fingerprint(self.pairs(split))
 
     def size(self, split):
         """How many pairs a split has."""
@@ -204,20 +194,6 @@ class SequenceToSequence:
         leading = self.config.measure.name
         others = ", ".join(f"{name} {value:.2f}" for name, value in score.items() if name not in (leading, "tokens"))
         return f"{leading} {score[leading]:.2f} ({self.signature()}; {others})"
-
-    def data_state(self, updates):
-        """What the batches after so many updates follow from, of JSON values: the data, their tokens, and the epoch."""
-        epoch, done = divmod(updates, self.updates_of_epoch)
-        return {**self._fingerprints, "epoch": epoch, "updates_of_epoch": done}
-
-    @functools.cached_property
-    def updates_of_epoch(self):
-        config = self.config
-        return batches.updates_of_epoch(self.encoded("train").lengths(), config.data.max_tokens, config.train.accumulation)
-
-    @functools.cached_property
-    def _fingerprints(self):
-        return {split: fingerprint(self.pairs(split)) for split in ("train", "val")} | {"tokens": self.tokens.fingerprint()}
 
     def describe(self):
         """{what: words} for the start of a run."""

@@ -3,17 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar, Dict, Optional
 
-from ..config import Config, Measure, one_of, within
+from ..config import Measure, one_of, within
 from ..errors import UserError
-
-
-def check_micro_batches(train):
-    """Raises a UserError where they would be of so many samples, and not of so many tokens as data.max_tokens says."""
-    if train.accumulation is None:
-        raise UserError("train.accumulation is null: give the number of micro-batches in an update")
-    for key in ("batch_size", "micro_batch_size"):
-        if getattr(train, key) is not None:
-            raise UserError(f"train.{key} counts sentences: leave it null, and set data.max_tokens and train.accumulation")
+from .token_task_config import TokenTaskConfig
 
 
 @dataclass
@@ -49,10 +41,9 @@ class DecodeConfig:
 
 
 @dataclass
-class SequenceToSequenceConfig(Config):
+class SequenceToSequenceConfig(TokenTaskConfig):
     """Of a task whose held-out answers may be searched to select the best weights: `eval.select_by` says by which score."""
 
-    unit: ClassVar[str] = "tokens"
     free: ClassVar[Dict[str, Optional[str]]] = {
         "data.path": None,  # checkpoints know the data by their content
         "eval.select_by": "the best weights are selected by another score from here on",
@@ -66,8 +57,6 @@ class SequenceToSequenceConfig(Config):
 
     def check(self):
         super().check()
-        check_micro_batches(self.train)
-        self.check_dropout("drop_rate", "attention_drop_rate", "activation_drop_rate")
         longest = self.model.max_length - 1
         if self.decode.max_length_a == 0:  # otherwise a longer source may have more
             longest = min(longest, self.decode.max_length_b)
