@@ -48,10 +48,15 @@ def check_task(path, task):
         raise UserError(f"{path} was trained for {told}, and the config is of {task}: take the config of its run")
 
 
-def kept_settings(path):
-    """What this project's weights at `path` tell of their model, {name: JSON value}; of other weights nothing."""
+def kept(path):
+    """The Belonging that tells of the model of this project's weights at `path`, {name: JSON value}; None of other weights."""
     found = belongings.find(path, belongings.MODEL)
-    return found.value if found and isinstance(found.value, dict) else {}
+    return found if found and isinstance(found.value, dict) else None
+
+
+def kept_settings(path):
+    """What that tells; of other weights nothing."""
+    return found.value if (found := kept(path)) else {}
 
 
 def compare(path, here, claims, *, apart_from=()):
@@ -71,9 +76,7 @@ def compare(path, here, claims, *, apart_from=()):
 
 def _told(path, foreign):
     """[({key of the section `model`: value}, source)] of all that tells something of the weights."""
-    told, found = [], belongings.find(path, belongings.MODEL)
-    if found and isinstance(found.value, dict):
-        told.append(found)
+    told = [found] if (found := kept(path)) else []
     found = belongings.read_beside(path, "config.json")
     if found and isinstance(found.value, dict):
         for name, known in foreign.only.items():

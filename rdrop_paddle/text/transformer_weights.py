@@ -17,9 +17,13 @@ ANCHOR = r"(?:encoder|decoder)\.layers\.0\.fc1\.weight"
 
 def belongings(tokens, config):
     """{name: JSON value} by Tokens and a TranslationConfig or SummarisationConfig."""
+    return {kept.TOKENS: tokens.to_json(), kept.MODEL: {"task": config.task, **settings_of(config)}}
+
+
+def settings_of(config):
+    """{key of the section `model`: value} that weights are kept with, by a TranslationConfig or SummarisationConfig."""
     numbers = with_numbers(config.model)
-    settings = {key: getattr(numbers, key) for key in SETTINGS}
-    return {kept.TOKENS: tokens.to_json(), kept.MODEL: {"task": config.task, **settings}}
+    return {key: getattr(numbers, key) for key in SETTINGS}
 
 
 def tokens_of(path, config):
@@ -33,7 +37,8 @@ def tokens_of(path, config):
     found = kept.find(path, kept.TOKENS)
     if found and isinstance(found.value, dict) and "format" in found.value:
         tokens = Tokens.from_json(*found)
-        _check_settings(path, config)
+        if own := claims.kept(path):
+            claims.compare(path, settings_of(config), [own])
     else:
         tokens = Tokens(config.languages, 2 * [_of_bart(path, found)])
     here = config.languages
@@ -93,9 +98,3 @@ def _of_bart(path, found):
     count = told.value.get("vocab_size") if told and isinstance(told.value, dict) else None
     # the one for CNN/DailyMail was published without an embedding of <mask>, the last token
     return byte_level.first_of(tokenizer, count, path) if isinstance(count, int) else tokenizer
-
-
-def _check_settings(path, config):
-    found, numbers = kept.find(path, kept.MODEL), with_numbers(config.model)
-    if found and isinstance(found.value, dict):
-        claims.compare(path, {key: getattr(numbers, key) for key in SETTINGS}, [found])
