@@ -1,10 +1,10 @@
 """What is told beside a model's tensors, by another library's config.json or this project's header, and holding it to that."""
 
-import math
 from typing import Any, Callable, Dict, NamedTuple, Tuple
 
 from ..errors import UserError
 from ..weights import belongings
+from ..weights.claims import compare
 
 WIDTH = 64  # of a head in all BARTs and GPT-2s that were published
 
@@ -59,21 +59,6 @@ def kept_settings(path):
     return found.value if (found := kept(path)) else {}
 
 
-def compare(path, here, claims, *, apart_from=()):
-    """As `check`, of `claims`, [({key of the section `model`: value}, source)]."""
-    differences, advice = [], {}
-    for told, source in claims:
-        for key, value in here.items():
-            if told.get(key) is not None and key not in apart_from and not _is_same(told[key], value):
-                differences.append(f"model.{key} is {value} here and {told[key]} in {source}")
-                advice[f"model.{key}={told[key]}"] = None
-    if differences:
-        raise UserError(
-            f"{path} is of a model with other settings: {'; '.join(differences)}. Give {' '.join(advice)}, or move away what "
-            "lies beside it and belongs to other weights"
-        )
-
-
 def _told(path, foreign):
     """[({key of the section `model`: value}, source)] of all that tells something of the weights."""
     told = [found] if (found := kept(path)) else []
@@ -84,8 +69,3 @@ def _told(path, foreign):
                 raise UserError(f"{path}: {name} is {value} in {found.source}, and {foreign.here} have {known[0]} alone")
         told.append((foreign.settings(found.value), found.source))
     return told
-
-
-def _is_same(told, here):
-    numbers = all(isinstance(value, (int, float)) for value in (told, here))
-    return math.isclose(told, here, rel_tol=1e-6) if numbers else told == here

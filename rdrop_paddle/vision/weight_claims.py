@@ -4,10 +4,9 @@ This project's tell it themselves (weights/belongings.py); timm and transformers
 preprocessor_config.json, which are looked for beside a weight file of any format.
 """
 
-import numpy as np
-
 from ..errors import UserError
 from ..weights import belongings
+from ..weights.claims import compare
 from .architectures import with_numbers
 
 SETTINGS = ("image_size", "num_heads", "epsilon", "mean", "std")  # keys of the section `model`
@@ -45,22 +44,11 @@ def check(path, config, *, any_size=False):
     Raises:
         UserError: something differs; the message names the settings to give.
     """
-    here, differences, advice = of_model(config), [], []
-    for told, source in _told(path):
+    claims = _told(path)
+    for told, source in claims:
         if (activation := told.get("activation")) not in (None, *ACTIVATIONS):
             raise UserError(f"{path} is of a model with the activation {activation} ({source}), and the models here have gelu")
-        for key in SETTINGS:
-            if told.get(key) is None or (any_size and key == "image_size") or _is_same(told[key], here[key]):
-                continue
-            differences.append(f"model.{key} is {here[key]} in the config and {told[key]} in {source}")
-            setting = f"model.{key}={told[key]}".replace(" ", "")
-            advice.append(f"'{setting}'" if "[" in setting else setting)
-    if differences:
-        advice = " ".join(dict.fromkeys(advice))
-        raise UserError(
-            f"{path} is of a model with other settings: {'; '.join(differences)}. Give {advice}, or move away what lies beside "
-            "it and belongs to other weights"
-        )
+    compare(path, of_model(config), claims, apart_from=["image_size"] if any_size else ())
 
 
 def _told(path):
@@ -100,10 +88,3 @@ def _of_preprocessor(found):
     if found.get("do_normalize") is False:
         return dict(mean=[0.0] * 3, std=[1.0] * 3, image_size=size)
     return dict(mean=found.get("image_mean"), std=found.get("image_std"), image_size=size)
-
-
-def _is_same(told, here):
-    try:
-        return np.shape(told) == np.shape(here) and np.allclose(told, here, rtol=1e-6, atol=0)
-    except (TypeError, ValueError):  # no numbers at all
-        return False

@@ -52,7 +52,7 @@ def test_weights_know_how_they_were_trained_and_no_other_config_takes_them(tiny_
     save_weights(model_arrays(task.model), path, model=json.dumps(told))
     ImageClassification(tiny_config(*trained)).load_weights(path)
     message = error_of_loading(tiny_config(), path)
-    assert f"model.num_heads is 2 in the config and 4 in the header of {path}" in message
+    assert f"model.num_heads is 2 here and 4 in the header of {path}" in message
     assert advice(message) == ["model.num_heads=4", "model.epsilon=1e-05", "model.mean=[0.4,0.5,0.6]"]
     for key in weight_claims.SETTINGS:
         assert key in told
@@ -65,7 +65,7 @@ def test_timms_config_beside_a_file_is_compared(weights, tiny_config, layout):
     found = TIMM if layout == "now" else {**TIMM["pretrained_cfg"], "architecture": TIMM["architecture"]}
     path = weights(config=found)
     message = error_of_loading(tiny_config(), path)
-    assert f"model.mean is [0.5, 0.5, 0.5] in the config and [0.485, 0.456, 0.406] in {path.parent / 'config.json'}" in message
+    assert f"model.mean is [0.5, 0.5, 0.5] here and [0.485, 0.456, 0.406] in {path.parent / 'config.json'}" in message
     assert advice(message) == ["model.mean=[0.485,0.456,0.406]", "model.std=[0.229,0.224,0.225]"]
     ImageClassification(tiny_config(*advice(message))).load_weights(path)
 
