@@ -6,9 +6,13 @@ pair by pair, because the speed of a machine drifts.
 """
 
 import argparse
+import contextlib
 import importlib
+import importlib.metadata
 import json
 import os
+import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -40,6 +44,12 @@ class Side:
     torch_micro_batch: Optional[int] = None  # samples per forward in torch; None = the global batch at once
     warmup: int = 1  # updates that are not counted; an evaluation in Paddle is counted from its start
     repeats: int = 6  # that are
+
+    @classmethod
+    def from_json(cls, values):
+        """The Side that `as_text` wrote."""
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return cls(**{name: value for name, value in values.items() if name != "label"})
 
     def thread_count(self):
         return self.threads or command_line.threads(self.ranks)
@@ -161,14 +171,26 @@ def ratio_text(values):
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f}, {len(values)} rounds)"
 
 
-def as_json(sides, rounds, unit):
-    """Everything that was measured, as a dictionary."""
-    found = {"sides": [asdict(side) | {"label": side.label()} for side in sides]}
+def as_text(sides, rounds, unit):
+    """Everything that was measured and on what, as the text of a JSON file."""
+    found = {"machine": machine(), "sides": [asdict(side) | {"label": side.label()} for side in sides]}
     found["rounds"] = [[_as_json(measurement, unit) for measurement in each] for each in rounds]
     if len(sides) == 2:
         values = ratios(rounds)
         found["ratio"] = {"median": statistics.median(values), "min": min(values), "max": max(values), "pairs": values}
-    return found
+    return json.dumps(found, indent=1) + "\n"
+
+
+def machine():
+    """{"processor": its name and family, "cores": those that this process may use, "packages": {name: version}}."""
+    processor = dict(re.findall(r"^([\w ]+?)\s*: (.*)$", command_line.processor(), re.MULTILINE))
+    names = [f"{name} {processor[name]}" for name in ("cpu family", "model") if name in processor]
+    versions = {}
+    for name in ("paddlepaddle", "torch", "transformers"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    kind = ", ".join([processor.get("model name", platform.processor()), *names])
+    return {"processor": kind, "cores": command_line.threads(1), "packages": versions}
 
 
 def _as_json(measurement, unit):

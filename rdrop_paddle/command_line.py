@@ -139,9 +139,9 @@ def prepare_cpu():
     """Threads, kernels and memory, unless the environment already chooses. Paddle must not have been imported."""
     local_ranks = int(os.environ.get("PADDLE_LOCAL_SIZE", os.environ.get("PADDLE_TRAINERS_NUM", 1)))
     os.environ.setdefault("OMP_NUM_THREADS", str(threads(local_ranks)))
-    if "AuthenticAMD" in (processor := _processor()):
+    if "AuthenticAMD" in (found := processor()):
         # 7: MKL's kernels for AVX-512, 5: for AVX2; by itself it picks some that are two to four times slower
-        os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "7" if "avx512f" in processor else "5")
+        os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "7" if "avx512f" in found else "5")
     if not _has_gpu_paddle():
         # a transpose that copies at once is many times faster on a CPU than a view that is copied on use
         os.environ.setdefault("FLAGS_use_stride_kernel", "0")
@@ -175,7 +175,7 @@ def _has_gpu_paddle():
         return False
 
 
-def _processor():
+def processor():
     """What Linux tells of the processor, its maker and instructions among it; "" elsewhere."""
     try:
         with open("/proc/cpuinfo") as file:

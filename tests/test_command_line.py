@@ -14,7 +14,7 @@ CHOSEN = ("PADDLE_LOCAL_SIZE", "PADDLE_TRAINERS_NUM", *command_line.CPU_SETTINGS
 def environment(monkeypatch):
     """environment(name=value, ...) -> what prepare_cpu makes of it, on a machine of 8 cores with an Intel processor."""
     monkeypatch.setattr(command_line, "_keep_freed_memory", lambda: None)
-    monkeypatch.setattr(command_line, "_processor", lambda: "GenuineIntel avx512f")
+    monkeypatch.setattr(command_line, "processor", lambda: "GenuineIntel avx512f")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
 
     def prepared(**given):
@@ -36,17 +36,17 @@ def test_the_cores_are_shared_out_over_the_ranks_of_this_machine(environment):
 
 def test_what_the_environment_chooses_stays(environment, monkeypatch):
     chosen = {"OMP_NUM_THREADS": "5", "MKL_DEBUG_CPU_TYPE": "4", "FLAGS_use_stride_kernel": "1"}
-    monkeypatch.setattr(command_line, "_processor", lambda: "AuthenticAMD avx2")
+    monkeypatch.setattr(command_line, "processor", lambda: "AuthenticAMD avx2")
     assert environment(**chosen) == chosen
     assert command_line.cpu_settings() == "OMP_NUM_THREADS 5, MKL_DEBUG_CPU_TYPE 4, FLAGS_use_stride_kernel 1"
 
 
 def test_mkls_kernels_are_chosen_on_amd_and_copying_transposes_without_a_gpu_package(environment, monkeypatch):
     assert environment()["MKL_DEBUG_CPU_TYPE"] is None and environment()["FLAGS_use_stride_kernel"] == "0"
-    monkeypatch.setattr(command_line, "_processor", lambda: "AuthenticAMD avx2")
+    monkeypatch.setattr(command_line, "processor", lambda: "AuthenticAMD avx2")
     monkeypatch.setattr(command_line, "_has_gpu_paddle", lambda: True)
     assert environment()["MKL_DEBUG_CPU_TYPE"] == "5" and environment()["FLAGS_use_stride_kernel"] is None
-    monkeypatch.setattr(command_line, "_processor", lambda: "AuthenticAMD avx2 avx512f")
+    monkeypatch.setattr(command_line, "processor", lambda: "AuthenticAMD avx2 avx512f")
     assert environment()["MKL_DEBUG_CPU_TYPE"] == "7"
 
 

@@ -4,6 +4,7 @@ import functools
 import importlib
 import itertools
 import json
+import sys
 
 import numpy as np
 import paddle
@@ -11,7 +12,7 @@ import pytest
 from conftest import BASE
 from safetensors.numpy import save_file
 
-from benchmarks import speed, summarisation, translation, understanding
+from benchmarks import again, speed, summarisation, translation, understanding
 from benchmarks.image_classification import forward_flop
 from rdrop_paddle import RDropLoss, Transformer, TransformerEncoder, UserError, cross_entropy, load_config
 from rdrop_paddle.config_layers import DEFAULTS
@@ -226,6 +227,27 @@ def test_the_other_side_is_torch_or_has_changes_of_its_own():
     assert (evaluation.warmup, evaluation.repeats) == (1, 12)
     with pytest.raises(UserError, match="--against ranks: 'none' is no integer from 1 on"):
         side.against(["ranks=none"])
+
+
+def test_a_file_tells_its_machine_and_is_measured_again_with_the_same_sides(monkeypatch, tmp_path):
+    side = speed.Side(str(BASE), ("train.lr=1", "rdrop.alpha=1"), ranks=2, repeats=3)
+    sides = [side, side.against(["torch", "ranks=2", "threads=1"])]
+    path = tmp_path / "speed.json"
+    path.write_text(speed.as_text(sides, [[measurement(3.0), measurement(2.0)]], "images"))
+    assert again.sides_of(path) == sides
+    monkeypatch.setattr(speed, "measure", lambda side: measurement(6.0 if side.framework == "paddle" else 3.0))
+    monkeypatch.setattr(sys, "argv", ["again.py", str(path), "--rounds", "2"])
+    assert again.main() == 0
+    found = json.loads(path.read_text())
+    assert again.sides_of(path) == sides and found["ratio"]["pairs"] == [2.0, 2.0]
+    assert found["machine"] == speed.machine() and found["machine"]["packages"]["paddlepaddle"] == paddle.__version__
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"sides": [{"speed": 1}]}'])
+def test_what_is_no_such_file_is_an_error_that_names_it(tmp_path, text):
+    (tmp_path / "speed.json").write_text(text)
+    with pytest.raises(UserError, match="speed.json is no file of tools/benchmark.py --json"):
+        again.sides_of(tmp_path / "speed.json")
 
 
 @pytest.mark.slow

@@ -11,7 +11,6 @@ The two sides take turns on the same machine; keep it quiet. torch needs require
 """
 
 import importlib.util
-import json
 import sys
 from pathlib import Path
 
@@ -62,7 +61,7 @@ def main():
         print(f"\n{unit}/s, first over second: {speed.ratio_text(speed.ratios(rounds))}")
     if options.json:
         with files.writing(options.json):
-            Path(options.json).write_text(json.dumps(speed.as_json(sides, rounds, unit), indent=1) + "\n")
+            Path(options.json).write_text(speed.as_text(sides, rounds, unit))
     return 0
 
 
