@@ -1,6 +1,7 @@
 """Models for paddle.hub, such as
 
 paddle.hub.load(FOLDER, "vit_ti16_cifar100_rdrop", source="local")    FOLDER being the one that this file is in
+paddle.hub.load(FOLDER, "multi30k_deen_rdrop", source="local").translate(["Ein Hund rennt."])
 paddle.hub.load(FOLDER, "translator", source="local", run="output/multi30k_deen_rdrop").translate(["Ein Hund rennt."])
 paddle.hub.load(FOLDER, "classifier", source="local", run="output/minilm_rte_rdrop").classify([("It rains.", "It is wet.")])
 """
@@ -11,6 +12,7 @@ import pathlib
 import rdrop_paddle  # a module and no names of it: Paddle takes every function and class here for a model
 
 dependencies = ["paddle", "numpy", "omegaconf", "yaml", "safetensors"]
+RELEASED = pathlib.Path(__file__).resolve().parent / "results"
 
 
 def vit_ti16_cifar100_rdrop(pretrained=True):
@@ -30,7 +32,7 @@ def vit_ti16_cifar100_rdrop(pretrained=True):
     Raises:
         rdrop_paddle.UserError: the weights are not there, or damaged.
     """
-    released = pathlib.Path(__file__).resolve().parent / "results" / "vit_ti16_cifar100_rdrop"
+    released = RELEASED / "vit_ti16_cifar100_rdrop"
     weights = released / "model.safetensors"
     if pretrained and not weights.exists():
         raise rdrop_paddle.UserError(
@@ -42,6 +44,20 @@ def vit_ti16_cifar100_rdrop(pretrained=True):
         rdrop_paddle.load_weights(model, weights)
         model.eval()
     return model
+
+
+def multi30k_deen_rdrop():
+    """A small Transformer that translates German captions of images into English, trained on Multi30k with R-Drop.
+
+        model = paddle.hub.load(FOLDER, "multi30k_deen_rdrop", source="local")
+        model.translate(["Ein Hund rennt über die Wiese."])  # a list of texts, one for each
+
+    results/multi30k_deen_rdrop/README.md is its model card; `pip install '.[train,text]'` first.
+
+    Raises:
+        rdrop_paddle.UserError: the released weights are not there, or damaged.
+    """
+    return translator(RELEASED / "multi30k_deen_rdrop", "model.safetensors")
 
 
 def language_model(run, weights="best.safetensors"):

@@ -21,7 +21,7 @@ AS_A_USER = f"""
 import sys, paddle
 repository, weights = sys.argv[1:]
 assert "rdrop_paddle" not in sys.modules
-listed = ["classifier", "language_model", "summariser", "translator", "{NAME}"]
+listed = ["classifier", "language_model", "multi30k_deen_rdrop", "summariser", "translator", "{NAME}"]
 assert sorted(paddle.hub.list(repository, source="local")) == listed
 model = paddle.hub.load(repository, "{NAME}", source="local")
 assert not model.training
