@@ -37,7 +37,11 @@ class Settings:
 
 
 class Attributes(dict):
-    __getattr__ = dict.__getitem__
+    def __getattr__(self, name):
+        try:
+            return self[name]
+        except KeyError:  # before Python 3.11 pickle asks so for __getstate__
+            raise AttributeError(name) from None
 
 
 class Ordered(collections.OrderedDict):
