@@ -3,7 +3,7 @@
 python -m benchmarks.again results/speed/*.json
 python -m benchmarks.again results/speed/ti96_*.json --rounds 3
 
-A file is written when its rounds are done. Keep the machine quiet; a file takes minutes, of large networks half an hour.
+A file is written when its rounds are done. Keep the machine quiet.
 """
 
 import json

@@ -19,14 +19,15 @@ class Release(NamedTuple):
 
     def scores(self, text):
         """(score, target) of an evaluation's last line."""
-        return tuple(map(float, re.fullmatch(self.line, text.strip().splitlines()[-1]).groups()))
+        found = re.fullmatch(self.line, text.strip().splitlines()[-1])
+        return float(found["score"]), float(found["target"])
 
 
+ACCURACY = r"accuracy (?P<score>0\.(?P<correct>\d{4})) \((?P=correct)/10000\) target (?P<target>0\.\d{4}) PASS"
+BLEU = r"BLEU (?P<score>\d\d\.\d\d) \(nrefs:1\|case:mixed\|.*; chrF .*\) target (?P<target>\d\d\.\d\d) PASS"
 RELEASED = {
-    "vit_ti16_cifar100_rdrop": Release(r"accuracy (0\.\d{4}) \(\d+/10000\) target (0\.\d{4}) PASS", 0.001, 0.0005, 11.5),
-    "multi30k_deen_rdrop": Release(
-        r"BLEU (\d\d\.\d\d) \(nrefs:1\|case:mixed\|.*; chrF .*\) target (\d\d\.\d\d) PASS", 0.3, 0.2, 12
-    ),
+    "vit_ti16_cifar100_rdrop": Release(ACCURACY, 0.001, 0.0005, 11.5),
+    "multi30k_deen_rdrop": Release(BLEU, 0.3, 0.2, 12),
 }
 every_release = pytest.mark.parametrize("name", RELEASED)
 

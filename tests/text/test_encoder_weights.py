@@ -352,7 +352,7 @@ def test_the_real_minilm_gives_transformers_tokens_hidden_states_and_logits(mini
     keep = tokens["attention_mask"].astype(bool)
     assert [number for ids in found.ids for number in ids] == tokens["input_ids"][keep].tolist()
     assert [kind for types in found.types for kind in types] == tokens["token_type_ids"][keep].tolist()
-    torch.manual_seed(0)  # of their head, which the file has not
+    torch.manual_seed(1)  # of their head, which the file has not
     theirs = BertForSequenceClassification.from_pretrained(minilm).eval()
     ours = TransformerEncoder(vocabulary=30_522, classes=2, layers=6, embed_dim=384, ffn_dim=1536)
     ours.eval()
@@ -365,7 +365,7 @@ def test_the_real_minilm_gives_transformers_tokens_hidden_states_and_logits(mini
         found = ours.hidden(*(paddle.to_tensor(tokens[name]) for name in ("input_ids", "token_type_ids")))
         pooled = ours.pooled(found, paddle.to_tensor(tokens["input_ids"]))
         logits = theirs.classifier(expected.pooler_output).numpy()
-    assert keep.shape == (64, 64) and keep.mean() > 0.7 and np.abs(logits).max() > 0.03
+    assert keep.shape == (64, 64) and keep.mean() > 0.7 and np.abs(logits).max() > 0.05
     np.testing.assert_allclose(found.numpy()[keep], expected.last_hidden_state.numpy()[keep], atol=1e-5)
     np.testing.assert_allclose(pooled.numpy(), expected.pooler_output.numpy(), atol=1e-5)
     np.testing.assert_allclose(ours.head(pooled).numpy(), logits, atol=1e-5)
