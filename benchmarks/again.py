@@ -9,9 +9,7 @@ A file is written when its rounds are done. Keep the machine quiet.
 import json
 from pathlib import Path
 
-from rdrop_paddle import command_line, load_config
-from rdrop_paddle.console import say
-from rdrop_paddle.durability import files
+from rdrop_paddle import command_line
 from rdrop_paddle.errors import UserError
 
 from . import speed
@@ -24,11 +22,8 @@ def main():
     options = arguments.parse_args()
     held = {path: sides_of(path) for path in options.files}
     for number, (path, sides) in enumerate(held.items(), 1):
-        say(f"[{number}/{len(held)}] {path}")
-        unit = load_config(sides[0].config, sides[0].overrides).unit
-        rounds = speed.take_turns(sides, options.rounds)
-        print(f"{path}\n{speed.table(sides, rounds, unit)}", flush=True)
-        files.replace_file(Path(path), speed.as_text(sides, rounds, unit).encode())
+        print(f"[{number}/{len(held)}] {path}", flush=True)
+        speed.compare(sides, options.rounds, path)
     return 0
 
 

@@ -7,7 +7,6 @@ pair by pair, because the speed of a machine drifts.
 
 import argparse
 import contextlib
-import importlib
 import importlib.metadata
 import json
 import os
@@ -23,6 +22,7 @@ from typing import Optional
 
 from rdrop_paddle import command_line, load_config
 from rdrop_paddle.console import say
+from rdrop_paddle.durability import files
 from rdrop_paddle.errors import UserError
 
 HERE = Path(__file__).resolve().parent
@@ -132,6 +132,22 @@ def _over_ranks(found, flop):
         gflop=flop * statistics.median(first["positions"]) / 1e9,
         ceiling=sum(rank["ceiling"] for rank in found),
     )
+
+
+def compare(sides, rounds, path=None):
+    """Measure the sides in turns, so many rounds of it, and print the table; with `path` all goes into that JSON file.
+
+    Raises:
+        UserError: see `measure`; or the file cannot be written.
+    """
+    unit = load_config(sides[0].config, sides[0].overrides).unit
+    measured = take_turns(sides, rounds)
+    print(table(sides, measured, unit))
+    if len(sides) == 2:
+        print(f"\n{unit}/s, first over second: {ratio_text(ratios(measured))}", flush=True)
+    if path:
+        with files.writing(path):
+            Path(path).write_text(as_text(sides, measured, unit))
 
 
 def take_turns(sides, rounds):

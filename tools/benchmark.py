@@ -16,8 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from rdrop_paddle import UserError, command_line, load_config
-from rdrop_paddle.durability import files
+from rdrop_paddle import UserError, command_line
 
 
 def main():
@@ -54,14 +53,7 @@ def main():
         repeats=options.repeats or (1 if options.evaluation else 6),
     )
     sides = [side] if options.against is None else [side, side.against(options.against)]
-    unit = load_config(options.config, options.override).unit
-    rounds = speed.take_turns(sides, options.rounds)
-    print(speed.table(sides, rounds, unit))
-    if len(sides) == 2:
-        print(f"\n{unit}/s, first over second: {speed.ratio_text(speed.ratios(rounds))}")
-    if options.json:
-        with files.writing(options.json):
-            Path(options.json).write_text(speed.as_text(sides, rounds, unit))
+    speed.compare(sides, options.rounds, options.json)
     return 0
 
 
