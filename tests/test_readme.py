@@ -17,7 +17,7 @@ README, CHINESE = ((ROOT / name).read_text() for name in ("README.md", "README_c
 BLOCKS = {language: re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) for language in ("bash", "python")}
 LINES = [line for block in BLOCKS["bash"] for line in block.splitlines()]
 COMMANDS = [line for line in [*LINES, *re.findall(r"`(python tools/[^`]*)`", README)] if "tools/" in line]
-GLUE = ("rte", "mrpc", "cola", "stsb")
+GLUE = {"rte": "accuracy", "mrpc": "accuracy", "cola": "Matthews", "stsb": "Pearson"}  # what weights are selected by
 PUBLISHED = {  # a table in results/: the pages that have its rows
     "cifar100": ["docs/cifar100.md", "results/cifar100/README.md"],
     **{name: [f"results/{name}/README.md"] for name in ("cifar100_longer", "multi30k", "war_and_peace", "dialogsum")},
@@ -127,6 +127,9 @@ def test_the_results_are_those_of_the_published_runs(name, monkeypatch):
 def test_the_readmes_results_are_rows_of_the_tables(monkeypatch):
     monkeypatch.chdir(ROOT)
     summaries = [comparisons.summary(published_table(name)[0]).split("\n\n")[0].splitlines()[2:] for name in PUBLISHED]
+    mean = comparisons.mean_row([published_table(f"glue/{name}")[0] for name in GLUE])
+    assert mean in (ROOT / "results" / "glue" / "README.md").read_text().splitlines()
+    summaries.append([mean])
     section = README.partition("\n## Results\n")[2].partition("\n## ")[0]
     rows = [line.split(" | ") for line in section.splitlines() if line.startswith("| ")][1:]
     shown = ["| " + " | ".join(cells[1:6]) + " |" for cells in rows]
@@ -144,6 +147,18 @@ def test_the_trials_on_cifar_are_those_of_the_published_runs():
         alpha = f"{float(row['alpha']):g}" if row["passes"] == "2" else "-"
         cells = [row["lr"], f"{float(row['drop_rate']):g}", alpha, f"{100 * int(row['correct']) / int(row['total']):.2f}"]
         assert f"| {' | '.join(cells)} |" in page.replace("**", ""), row["run"]
+
+
+@pytest.mark.parametrize("name", GLUE)
+def test_the_trials_on_glue_are_those_of_the_published_runs(name):
+    page = (ROOT / "results" / "glue" / "README.md").read_text()
+    folder = ROOT / "results" / "glue" / name
+    for row in csv.DictReader((folder / "runs.csv").open()):
+        logged = map(json.loads, (folder / row["run"] / "metrics.jsonl").read_text().splitlines())
+        held_out = [100 * values[GLUE[name]] for values in logged if values.get("split") == "val"]
+        alpha = f"{float(row['alpha']):g}" if row["passes"] == "2" else "-"
+        shown = f"| {name} | {float(row['lr']):g} | {alpha} | {', '.join(f'{score:.2f}' for score in held_out)} |"
+        assert len(held_out) == 3 and (shown in page or row["seed"] != "0"), row["run"]
 
 
 @pytest.mark.parametrize("config, run", SEEN.items())
