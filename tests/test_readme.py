@@ -244,6 +244,7 @@ def test_the_costs_are_those_that_were_measured(name, words):
 )
 def test_the_costs_of_translation_are_those_that_were_measured(name, words):
     ratio = json.loads((SPEED / f"{name}.json").read_text())["ratio"]
+    assert len(ratio["pairs"]) >= 5
     cost = f"{1 / ratio['median']:.2f} ({1 / ratio['max']:.2f} to {1 / ratio['min']:.2f})"
     assert words.format(cost=cost) in " ".join(SPEEDS.split())
 
