@@ -82,8 +82,10 @@ def _terms(passes, weight, label, pad_mask, **settings):
     label = checked_projection(passes, weight, label, pad_mask).flatten()
     rows = [hidden.reshape([-1, hidden.shape[-1]]).astype("float32") for hidden in passes]
     if pad_mask is not None:
-        kept = paddle.nonzero(~pad_mask.flatten()).flatten()
-        label, *rows = [paddle.gather(values, kept) for values in (label, *rows)]
+        kept = paddle.nonzero(~pad_mask.reshape([-1])).flatten()  # Paddle 2 flattens no bool on a CPU as we set it
+        label = paddle.gather(label, kept)
+        # with padding alone a row that has no label: Paddle 2 has no gradient of empty tensors
+        rows = [paddle.gather(values, kept if len(kept) else paddle.zeros([1], "int64")) for values in rows]
     check_classes(label, weight.shape[0])
     inputs = (weight.astype("float32"), *rows)
     wanted = [paddle.is_grad_enabled() and not tensor.stop_gradient for tensor in inputs]
@@ -98,7 +100,7 @@ class _FusedLinearLoss(PyLayer):
     @staticmethod
     def forward(ctx, weight, *passes, label, objective, wanted):
         terms = paddle.zeros([2])
-        of_weight, of_passes = paddle.zeros_like(weight), [[values[:0]] for values in passes]
+        of_weight, of_passes = paddle.zeros_like(weight), [[] for _ in passes]
         rows = max((CHUNK_ON_CPU if on_cpu(weight) else CHUNK) // len(weight), FEWEST_ROWS)
 
         def add(hidden, label):  # a function, so that nothing of a chunk is left when the next one begins
@@ -113,7 +115,8 @@ class _FusedLinearLoss(PyLayer):
 
         for first in range(0, len(label), rows):
             add([values[first : first + rows] for values in passes], label[first : first + rows])
-        ctx.gradients = [of_weight, *map(paddle.concat, of_passes)]
+        joined = [paddle.concat(of) if of else paddle.zeros_like(values) for values, of in zip(passes, of_passes)]
+        ctx.gradients = [of_weight, *joined]
         ctx.wanted, ctx.unit = wanted, objective.unit
         ce, kl = terms.unbind()
         ctx.mark_non_differentiable(ce, kl)

@@ -104,6 +104,7 @@ class TransformerEncoder(nn.Layer):
         layers.append(functools.partial(last, outputs=outputs))
         return through_layers(self.embed(tokens, types), self.dropout, layers, context, **ways)
 
+    @paddle.jit.not_to_static  # Paddle 2 would translate the check, whose length it does not know
     def embed(self, tokens, types=None):
         """The normed sum of the embeddings of tokens, positions and types: [N, L, D]."""
         if tokens.shape[1] > self.max_length:

@@ -41,7 +41,7 @@ def test_a_global_batch_is_one_mean_over_its_positions():
     longest = max(batch[0].shape[1] for batch in batches)
     words, labels, pad_mask = (
         paddle.concat(
-            [paddle.nn.functional.pad(b[n].astype("int64"), [0, longest - b[n].shape[1]], value=value) for b in batches]
+            [paddle.nn.functional.pad(b[n].astype("int64"), [0, 0, 0, longest - b[n].shape[1]], value=value) for b in batches]
         )
         for n, value in enumerate((0, 0, 1))
     )
