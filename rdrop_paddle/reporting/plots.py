@@ -102,7 +102,8 @@ def log_figure(arms, measure, tags=None):
     """
     of_score = {f"{split}/{measure.name}": words for split, words in SPLITS.items()}
     panels = {tag: {tag: tag} for tag in tags} if tags else {"training loss": LOSSES, measure.name: of_score}
-    figure = Figure(figsize=(8.5 if len(panels) > 1 else 5.5, 3.7 * -(-len(panels) // 2)), layout="constrained")
+    height = 3.7 if len(arms) <= 2 else 5.5  # legends are below the curves of many arms
+    figure = Figure(figsize=(8.5 if len(panels) > 1 else 5.5, height * -(-len(panels) // 2)), layout="constrained")
     grid = figure.subplots(-(-len(panels) // 2), min(len(panels), 2), squeeze=False).ravel()
     for axes, (title, panel) in zip(grid, panels.items()):
         _draw_panel(axes, arms, panel, title, percent=measure.in_percent and all(tag.endswith(measure.name) for tag in panel))
@@ -141,7 +142,8 @@ def _draw_panel(axes, arms, panel, title, percent):
         axes.set_xlabel("update" + (f" (means of {block} that were logged)" if block > 1 else ""))
     axes.set_ylabel(title + (", %" if percent else ""))
     spread = any((one.high > one.low).any() for one in found)
-    axes.legend(title="mean and range (min to max)" if spread else None, alignment="left")
+    place = dict(loc="upper center", bbox_to_anchor=(0.5, -0.17)) if len(arms) > 2 else {}
+    axes.legend(title="mean and range (min to max)" if spread else None, alignment="left", **place)
 
 
 def _curves(logs, panel):
