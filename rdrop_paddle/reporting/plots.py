@@ -21,6 +21,7 @@ from .curves import curve
 
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
+MOST_ARMS = 2  # whose legend is among the curves; more have it below them
 MOST_POINTS = 60  # of a curve; a figure with more, each of one noisy batch, shows little else than noise
 LOSSES = {"train/loss": "loss", "train/ce": "cross entropy alone"}
 SPLITS = {"val": "held-out", "test": "test"}
@@ -102,7 +103,7 @@ def log_figure(arms, measure, tags=None):
     """
     of_score = {f"{split}/{measure.name}": words for split, words in SPLITS.items()}
     panels = {tag: {tag: tag} for tag in tags} if tags else {"training loss": LOSSES, measure.name: of_score}
-    height = 3.7 if len(arms) <= 2 else 5.5  # legends are below the curves of many arms
+    height = 3.7 if len(arms) <= MOST_ARMS else 5.5
     figure = Figure(figsize=(8.5 if len(panels) > 1 else 5.5, height * -(-len(panels) // 2)), layout="constrained")
     grid = figure.subplots(-(-len(panels) // 2), min(len(panels), 2), squeeze=False).ravel()
     for axes, (title, panel) in zip(grid, panels.items()):
@@ -142,7 +143,7 @@ def _draw_panel(axes, arms, panel, title, percent):
         axes.set_xlabel("update" + (f" (means of {block} that were logged)" if block > 1 else ""))
     axes.set_ylabel(title + (", %" if percent else ""))
     spread = any((one.high > one.low).any() for one in found)
-    place = dict(loc="upper center", bbox_to_anchor=(0.5, -0.17)) if len(arms) > 2 else {}
+    place = dict(loc="upper center", bbox_to_anchor=(0.5, -0.17)) if len(arms) > MOST_ARMS else {}
     axes.legend(title="mean and range (min to max)" if spread else None, alignment="left", **place)
 
 
