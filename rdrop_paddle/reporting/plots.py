@@ -133,17 +133,19 @@ def _draw_panel(axes, arms, panel, title, percent):
                 axes.plot(one.steps, one.mean, "-" if tag == panel[0] else ":", color=colour, label=label + runs_in_words)
                 if tag == panel[0]:  # a second band would hide the first
                     axes.fill_between(one.steps, one.low, one.high, color=colour, alpha=0.2, linewidth=0)
+    below = len(arms) > MOST_ARMS
     if only_points:
         axes.set_xticks(range(len(panel)), [in_words[tag] for tag in panel])
         axes.set_xlim(-0.6, len(panel) - 0.4)
         low, high = axes.get_ylim()
-        axes.set_ylim(low, high + 0.7 * (high - low))  # room for the legend
+        if not below:
+            axes.set_ylim(low, high + 0.7 * (high - low))  # room for the legend
     else:
         block = max(one.block for one in found)
         axes.set_xlabel("update" + (f" (means of {block} that were logged)" if block > 1 else ""))
     axes.set_ylabel(title + (", %" if percent else ""))
     spread = any((one.high > one.low).any() for one in found)
-    place = dict(loc="upper center", bbox_to_anchor=(0.5, -0.17)) if len(arms) > MOST_ARMS else {}
+    place = dict(loc="upper center", bbox_to_anchor=(0.5, -0.17)) if below else {}
     axes.legend(title="mean and range (min to max)" if spread else None, alignment="left", **place)
 
 

@@ -119,6 +119,15 @@ def test_scores_of_the_last_update_alone_stand_beside_each_other():
     np.testing.assert_allclose(points, [[-0.1, 40], [0.9, 50], [0.1, 40], [1.1, 50]])
 
 
+@pytest.mark.parametrize("points", [False, True])
+def test_legends_of_many_arms_hide_none_of_the_curves(points):
+    logs = {"a": {"val/accuracy": [(1, 0.5)] if points else [(1, 0.5), (2, 0.6)], "train/loss": [(1, 1.0), (2, 0.5)]}}
+    figure = plots.log_figure(dict.fromkeys(["baseline", "doubled", "R-Drop"], logs), MEASURE)
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        assert axes.get_legend().get_window_extent().y1 < axes.get_window_extent().y0
+
+
 def test_several_values_of_a_step_are_reported_and_drawn_as_their_mean_and_range(plot, tmp_path):
     with LogWriter(logdir=str(tmp_path / "theirs")) as writer:
         for step in (100, 200):
