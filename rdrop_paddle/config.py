@@ -165,6 +165,15 @@ class Config:
         """`changeable`, and the number of updates under the schedule that does not depend on it."""
         return self.changeable() | ({"train.steps": None} if self.train.schedule == "inverse_sqrt" else {})
 
+    def immaterial(self):
+        """The keys of `changeable` on which no published result depends."""
+        same = (None, OTHER_MASKS, ROUNDING)
+        return {key for key, note in self.changeable().items() if note in same} - {"eval.split"}
+
+    def scored_by(self):
+        """The keys of `changeable` that held-out scores depend on: those before and after a change do not compare."""
+        return ()
+
     def official_alpha(self):
         """rdrop.alpha in the terms of the official code, in words, where those differ."""
         return ""
@@ -192,6 +201,14 @@ class Config:
                 "model.drop_rate is 0, so that the two passes would not differ and their KL would be 0: set for example "
                 "model.drop_rate=0.1, or rdrop.alpha=0"
             )
+
+    def check_batch_size(self):
+        """Raises a UserError unless updates are counted in samples, from which the accumulation follows."""
+        if self.train.accumulation is not None:
+            raise UserError("train.accumulation follows from train.batch_size and train.micro_batch_size here: leave it null")
+        for key in ("batch_size", "micro_batch_size"):
+            if getattr(self.train, key) is None:
+                raise UserError(f"train.{key} is null: give the number of {self.unit}")
 
     def check(self):
         """Raises a UserError when values contradict each other."""
@@ -252,6 +269,11 @@ def check_ranks(train, ranks):
         raise UserError(
             f"train.amp is O2 and each of {ranks} ranks has {share} micro-batches an update, whose gradients Paddle's "
             "DataParallel cannot add up there: train.amp=O1, or one micro-batch a rank"
+        )
+    if train.sharding == 2 and train.accumulation is not None and train.accumulation % ranks:
+        raise UserError(  # each backward of one rank meets one of every other
+            f"train.sharding is 2 and {ranks} ranks cannot share train.accumulation {train.accumulation} evenly: "
+            f"train.sharding=1, or train.accumulation={ranks * share}"
         )
     if train.sharding and ranks == 1:
         raise UserError(f"train.sharding is {train.sharding} but there is one rank only: start several, or train.sharding=0")

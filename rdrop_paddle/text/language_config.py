@@ -69,6 +69,9 @@ class LanguageModellingConfig(TokenTaskConfig):
         **dict.fromkeys((f"decode.{name}" for name in SamplingConfig.__dataclass_fields__), None),
     }
 
+    def scored_by(self):
+        return ("eval.context",)
+
     def check(self):
         super().check()
         data, longest = self.data, self.model.max_length

@@ -40,6 +40,9 @@ class DecodeConfig:
     max_tokens: int = within(low=1)
 
 
+SEARCH = tuple(f"decode.{name}" for name in DecodeConfig.__dataclass_fields__ if name != "max_tokens")
+
+
 @dataclass
 class SequenceToSequenceConfig(TokenTaskConfig):
     """Of a task whose held-out answers may be searched to select the best weights: `eval.select_by` says by which score."""
@@ -47,13 +50,19 @@ class SequenceToSequenceConfig(TokenTaskConfig):
     free: ClassVar[Dict[str, Optional[str]]] = {
         "data.path": None,  # checkpoints know the data by their content
         "eval.select_by": "the best weights are selected by another score from here on",
-        **dict.fromkeys((f"decode.{name}" for name in DecodeConfig.__dataclass_fields__), None),
+        "decode.max_tokens": None,  # how many are searched at once, which no answer depends on
+        **dict.fromkeys(SEARCH, "answers are searched otherwise from here on"),
     }
 
     @property
     def selection(self):
-        searched = self.eval.select_by == self.measure.name
-        return self.measure if searched else Measure("perplexity", higher_is_better=False)
+        return self.measure if self._is_searched() else Measure("perplexity", higher_is_better=False)
+
+    def scored_by(self):
+        return ("eval.select_by", *SEARCH) if self._is_searched() else ("eval.select_by",)
+
+    def _is_searched(self):
+        return self.eval.select_by == self.measure.name
 
     def check(self):
         super().check()

@@ -96,11 +96,7 @@ class UnderstandingConfig(Config):
         super().check()
         self.data.check()
         model = self.model
-        if self.train.accumulation is not None:
-            raise UserError("train.accumulation follows from train.batch_size and train.micro_batch_size here: leave it null")
-        for key in ("batch_size", "micro_batch_size"):
-            if getattr(self.train, key) is None:
-                raise UserError(f"train.{key} is null: give the number of examples")
+        self.check_batch_size()
         self.check_dropout("drop_rate", "attention_drop_rate")
         if self.data.max_length > model.max_length:
             raise UserError(

@@ -10,7 +10,7 @@ import numpy as np
 import paddle
 
 from .. import ranks
-from ..config import check_ranks, share_of_update
+from ..config import check_ranks, flatten, share_of_update
 from ..console import reported
 from ..durability import checkpoint
 from ..errors import UserError
@@ -86,7 +86,10 @@ class Trainer:
         return list(itertools.islice(self.batches, self.share)), time.perf_counter() - start
 
     def step(self, micro_batches):
-        """One update, without waiting for the device; `fetch` tells later how it went."""
+        """One update; `fetch` tells later how it went.
+
+        Nothing waits for the device but the loss from hidden states, for the number of positions that are no padding.
+        """
         update = self.updates_done + 1
         figures = self.backward(micro_batches, update)
         self.pending.append(Pending(update, figures, [batch[-1] for batch in micro_batches]))
@@ -226,6 +229,9 @@ class Trainer:
             raise UserError(f"{folder} is of update {self.updates_done}, and train.steps is {steps}: give that many or more")
         self.schedule.step(self.updates_done)
         self.notes += checkpoint.compare(folder, state, self.state(), free=self.config.changeable_on_resuming())
+        before, now = flatten(state["config"]), flatten(asdict(self.config))
+        if any(before.get(key) != now[key] for key in self.config.scored_by()):
+            self.best = None  # a score of another kind, which would hold its weights for ever or never
         checkpoint.set_parameters(self.task.model, checkpoint.load_arrays(folder, "model"))
         self.optimizer_state.load({slot: checkpoint.load_arrays(folder, slot) for slot in self.optimizer_state.slots})
         if self.config.train.ema_decay is not None:

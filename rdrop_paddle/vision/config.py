@@ -54,11 +54,7 @@ class ImageClassificationConfig(Config):
 
     def check(self):
         super().check()
-        if self.train.accumulation is not None:
-            raise UserError("train.accumulation follows from train.batch_size and train.micro_batch_size here: leave it null")
-        for key in ("batch_size", "micro_batch_size"):
-            if getattr(self.train, key) is None:
-                raise UserError(f"train.{key} is null: give the number of images")
+        self.check_batch_size()
         self.check_dropout("drop_rate", "proj_drop_rate")
         if self.model.keep_head and not self.model.weights:
             raise UserError("model.keep_head is true but model.weights is empty: there is no head to keep")

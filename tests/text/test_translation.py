@@ -13,10 +13,12 @@ from safetensors import safe_open
 from rdrop_paddle import UserError, evaluate, load_config
 from rdrop_paddle.durability import checkpoint
 from rdrop_paddle.loss import RDropLoss, cross_entropy
+from rdrop_paddle.reporting.runlog import run_folder
 from rdrop_paddle.text.generation import generate
 from rdrop_paddle.text.sequence_to_sequence import SHOWN
 from rdrop_paddle.text.tokens import END, PADDING
 from rdrop_paddle.text.translation import Translation
+from rdrop_paddle.training.trainer import Trainer
 
 train = functools.partial(train_text, Translation)
 
@@ -47,6 +49,27 @@ def test_the_loss_is_that_of_the_logits_without_padding_and_smoothing_is_of_the_
     expected = RDropLoss(2, "batchmean", label_smoothing=0.2).terms(*logits, labels, labels == PADDING)
     np.testing.assert_allclose([float(t) for t in (loss, ce, kl)], [float(t) for t in expected], rtol=1e-5)
     assert float(positions) == sum(map(len, task.encoded("val").target))
+
+
+@pytest.mark.parametrize(
+    "saved, now, kept",
+    [
+        ("eval.select_by=BLEU", "eval.select_by=perplexity", False),
+        ("eval.select_by=perplexity", "eval.select_by=BLEU", False),
+        ("decode.beam=4", "decode.beam=3", True),  # held-out sentences are not searched
+        ("eval.select_by=BLEU", ["eval.select_by=BLEU", "decode.beam=3"], False),
+        ("eval.select_by=BLEU", ["eval.select_by=BLEU", "decode.max_tokens=99"], True),
+    ],
+)
+def test_a_resumed_run_compares_no_scores_of_different_kinds(translation, saved, now, kept):
+    short = ("train.steps=3", "train.save_every=1", "train.eval_every=1")
+    train(translation(*short, saved).config)
+    config = translation(*short, *np.atleast_1d(now)).config
+    resumed = Trainer(Translation(config), config)
+    resumed.restore(run_folder(config))
+    best = checkpoint.load_state(checkpoint.newest_whole(run_folder(config))[0])["best"]
+    assert best is not None and resumed.best == (best if kept else None)
+    assert len(resumed.notes) == ("max_tokens" not in str(now))
 
 
 def test_the_scores_of_a_split_are_sacrebleus_and_the_models_perplexity(translation):

@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import itertools
 import json
 import re
@@ -365,6 +366,14 @@ def test_o2_on_several_ranks_that_accumulate_is_a_user_error(tiny_config):
     check_ranks(accumulating, 1)
     check_ranks(accumulating, 2)  # a micro-batch each
     check_ranks(tiny_config("train.amp=O1", "train.micro_batch_size=16").train, 2)
+
+
+def test_sharded_gradients_of_micro_batches_that_ranks_cannot_share_evenly_are_a_user_error(tiny_config):
+    train = dataclasses.replace(tiny_config("train.sharding=2").train, accumulation=3)
+    with pytest.raises(UserError, match="2 ranks cannot share train.accumulation 3 evenly: .*train.accumulation=4"):
+        check_ranks(train, 2)
+    check_ranks(train, 3)
+    check_ranks(dataclasses.replace(train, sharding=1), 2)
 
 
 def test_without_a_held_out_part_the_last_weights_are_kept(tiny_config):
