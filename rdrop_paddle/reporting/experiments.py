@@ -108,6 +108,8 @@ def load_table(path, load_config):
     path = Path(path)
     try:
         table = OmegaConf.to_object(overlay(OmegaConf.structured(Table), read_yaml(path)))
+    except UserError:
+        raise
     except (OmegaConfBaseException, TypeError, ValueError) as error:
         raise UserError(in_one_line(path, error)) from None
     _check_runs(path, table)

@@ -55,7 +55,7 @@ def check(experiments):
         if not folder.exists():
             continue
         before, now = (flatten(asdict(config)) for config in (experiments.load_config(folder / "config.yaml"), job.config))
-        may_change = job.config.changeable().keys() - {"eval.split"}  # what a result is of may not change under it
+        may_change = job.config.immaterial()
         for key in now:
             if before[key] != now[key] and key not in may_change:
                 raise UserError(
@@ -76,7 +76,9 @@ def csv_text(experiments):
     configs = [flatten(asdict(job.config)) for job in experiments.jobs]
     differ = _different_keys([job.config for job in experiments.jobs], configs)
     keys = [key for key in (configs[0] if configs else ()) if key in experiments.jobs[0].config.columns or key in differ]
-    columns = {key: key if key.endswith(".name") else key.rpartition(".")[2] for key in keys}  # name is the run's
+    short = [key.rpartition(".")[2] for key in keys]
+    # name is the run's
+    columns = {key: last if short.count(last) == 1 and last != "name" else key for key, last in zip(keys, short)}
     rows = []
     for job, config in zip(experiments.jobs, configs):
         if experiments.folder(job).exists():
@@ -127,8 +129,8 @@ def _final(folder):
 
 def _different_keys(configs, flat):
     """The keys in which runs differ, of those that matter to the result and have no column of their own."""
-    free = set.intersection(*(set(config.changeable()) for config in configs)) if configs else set()
-    candidates = (flat[0].keys() if flat else set()) - free - {"train.seed"}
+    free = set.intersection(*(config.immaterial() for config in configs)) if configs else set()
+    candidates = (flat[0].keys() if flat else set()) - free - {"train.seed", "eval.split"}
     return {key for key in candidates if any(config[key] != flat[0][key] for config in flat)}
 
 

@@ -241,6 +241,10 @@ def test_two_starts_at_once_are_refused(run):
             dict(name="a", overrides=["train.lr=0.03", "eval.split=val"]),
             "a_seed0: eval.split is test in results/a_seed0, and val in",
         ),
+        (
+            dict(name="a", overrides=["train.lr=0.03", "train.eval_every=1"]),  # which selects other weights
+            "a_seed0: train.eval_every is 3 in results/a_seed0, and 1 in",
+        ),
         (dict(name="b"), "results/a_seed0 is published but not in results/experiments.yaml"),
     ],
 )
@@ -263,6 +267,15 @@ def test_the_micro_batch_is_part_of_what_a_summed_kl_gave(run):
     small = dict(name="small", overrides=["rdrop.reduction=sum", "train.micro_batch_size=16"])
     assert run(*table(), small, only="small_*") == 0
     assert [row["micro_batch_size"] for row in rows()] == ["32", "32", "16"]
+
+
+def test_keys_that_end_in_the_same_word_have_columns_of_their_own(run):
+    keys = ("model.epsilon", "train.epsilon", "train.eval_every")
+    assert run(*(dict(name=f"run{n}", overrides=[f"{key}={n}" for key in keys]) for n in (1, 2))) == 0
+    assert [[row[name] for name in ("model.epsilon", "train.epsilon", "eval_every")] for row in rows()] == [
+        ["1.0", "1.0", "1"],
+        ["2.0", "2.0", "2"],
+    ]
 
 
 @pytest.mark.parametrize(
