@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 
+from ..console import say
 from ..errors import UserError
 
 FORMAT = 1
@@ -56,6 +57,28 @@ def locked(path, refusal):
             yield lock
         finally:
             path.unlink(missing_ok=True)
+
+
+def once(root, is_made, make):
+    """Call `make` unless `is_made`, for what all runs of a machine share under `root`: runs that begin together take turns.
+
+    Where `root` cannot be written, or its disk knows no locks, nobody waits.
+    """
+    import fcntl
+
+    if is_made():
+        return
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            root.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context((root / "lock").open("w"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"waiting for another process that prepares data in {root}")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        if not is_made():
+            make()
 
 
 def write_file(path, content):

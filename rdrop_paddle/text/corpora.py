@@ -61,12 +61,10 @@ def locate(config):
     if config.name == "multi30k":
         _check_languages(config, ("de", "en"))
         for name in MULTI30K_SHA256:
-            if not (folder / name).exists():
-                _download_multi30k(folder, name)
+            files.once(data_root(), (folder / name).exists, lambda name=name: _download_multi30k(folder, name))
     elif config.name == "iwslt14":
         _check_languages(config, ("de", "en"))
-        if files.fault(folder):
-            _prepare_iwslt14(folder)
+        files.once(data_root(), lambda: files.fault(folder) is None, lambda: _prepare_iwslt14(folder))
     elif not folder.is_dir():
         raise UserError(
             f"{folder} is not there: prepare WMT14 with fairseq's prepare-wmt14en2de.sh or -en2fr.sh, and put its train, valid "

@@ -26,10 +26,13 @@ def tokens_of_run(config, origin, learn, sides=2):
         return Tokens.read(folder / FILE, sides)
     name = hashlib.sha256(json.dumps([FORMAT, *origin()]).encode()).hexdigest()[:16]
     learned = data_root() / "tokens" / f"{name}.json"
-    if ranks.rank() == 0 and not learned.exists():
-        found = learn()
-        with files.writing(learned):
-            learned.parent.mkdir(parents=True, exist_ok=True)
-            files.replace_file(learned, files.json_bytes(found.to_json()))
+    if ranks.rank() == 0:
+        files.once(data_root(), learned.exists, lambda: _keep(learned, learn()))
     ranks.wait_for_all()
     return Tokens.read(learned, sides)
+
+
+def _keep(path, tokens):
+    with files.writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.replace_file(path, files.json_bytes(tokens.to_json()))

@@ -51,7 +51,7 @@ def locate(config):
                 f"{folder} is not there: put wap.train.txt, wap.valid.txt and wap.test.txt there, the lines of Project "
                 "Gutenberg's book 2600 split at random"
             )
-        _fetch_wikitext103(folder)
+        files.once(data_root(), folder.is_dir, lambda: _fetch_wikitext103(folder))
     return folder
 
 

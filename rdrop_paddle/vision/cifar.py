@@ -1,5 +1,6 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009) from the official python archives: verified first, then read safely."""
 
+import functools
 import hashlib
 import io
 import json
@@ -109,17 +110,17 @@ def read_decoded(archive, path, data_root, split):
     """
     source = locate(archive, path, data_root)
     folder = data_root / "decoded" / f"{archive.folder}-{split}-{archive.md5[archive.members[split][0]]}"
-    if files.fault(folder):
-        images, labels, class_names = read(archive, source, split)
-        try:
-            _write_decoded(folder, images, labels, class_names)
-        except OSError:  # no room, or not ours to write
-            return images, labels, class_names
+    try:
+        decode = functools.partial(_decode, archive, source, split, folder)
+        files.once(data_root, lambda: files.fault(folder) is None, decode)
+    except OSError:  # no room, or not ours to write
+        return read(archive, source, split)
     images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
     return images, np.load(folder / "labels.npy", allow_pickle=False), json.loads((folder / "classes.json").read_bytes())
 
 
-def _write_decoded(folder, images, labels, class_names):
+def _decode(archive, source, split, folder):
+    images, labels, class_names = read(archive, source, split)
     if folder.exists():
         files.remove_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)

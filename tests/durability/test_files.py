@@ -8,6 +8,8 @@ import os
 import resource
 import shutil
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -185,3 +187,24 @@ def test_a_disk_that_knows_no_locks_lets_everybody_in(tmp_path, monkeypatch, num
     with contextlib.nullcontext() if enters else pytest.raises(OSError), files.locked(tmp_path / "lock", "taken"):
         pass
     assert list(tmp_path.iterdir()) == ([] if enters else [tmp_path / "lock"])
+
+
+def test_what_runs_share_is_made_once_though_they_begin_together(tmp_path, capsys):
+    made, begun = tmp_path / "cache" / "made", []
+
+    def make():
+        begun.append(1)
+        time.sleep(0.2)
+        made.write_text("whole")
+
+    with ThreadPoolExecutor() as pool:
+        for one in [pool.submit(files.once, made.parent, made.exists, make) for _ in range(3)]:
+            one.result()
+    assert begun == [1] and made.read_text() == "whole"
+    assert f"waiting for another process that prepares data in {made.parent}" in capsys.readouterr().err
+
+
+def test_where_nothing_can_be_locked_nobody_waits(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError):  # of `make`, which says what is wrong
+        files.once(tmp_path / "file", lambda: False, (tmp_path / "file").mkdir)
