@@ -10,7 +10,9 @@ import json
 from pathlib import Path
 
 from rdrop_paddle import command_line
+from rdrop_paddle.config import data_root
 from rdrop_paddle.errors import UserError
+from rdrop_paddle.weights.loading import find_weights
 
 from . import speed
 
@@ -21,6 +23,9 @@ def main():
     arguments.add_argument("--rounds", type=command_line.positive, default=5, help="measurements of each side (default 5)")
     options = arguments.parse_args()
     held = {path: sides_of(path) for path in options.files}
+    for sides in held.values():  # before hours are spent
+        for weights in {side.weights for side in sides if side.weights}:
+            find_weights(weights, data_root())
     for number, (path, sides) in enumerate(held.items(), 1):
         print(f"[{number}/{len(held)}] {path}", flush=True)
         speed.compare(sides, options.rounds, path)

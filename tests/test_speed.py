@@ -243,6 +243,16 @@ def test_a_file_tells_its_machine_and_is_measured_again_with_the_same_sides(monk
     assert found["machine"] == speed.machine() and found["machine"]["packages"]["paddlepaddle"] == paddle.__version__
 
 
+def test_missing_weights_are_told_before_anything_is_measured(monkeypatch, tmp_path):
+    trained = speed.Side(str(BASE), (), evaluation=True, weights=str(tmp_path / "best.safetensors"))
+    for name, side in {"first": speed.Side(str(BASE), ()), "second": trained}.items():
+        (tmp_path / name).write_text(speed.as_text([side], [[measurement(3.0)]], "images"))
+    monkeypatch.setattr(speed, "measure", lambda side: pytest.fail("measured"))
+    monkeypatch.setattr(sys, "argv", ["again.py", str(tmp_path / "first"), str(tmp_path / "second")])
+    with pytest.raises(UserError, match="no weights at .*best.safetensors"):
+        again.main()
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"sides": [{"speed": 1}]}'])
 def test_what_is_no_such_file_is_an_error_that_names_it(tmp_path, text):
     (tmp_path / "speed.json").write_text(text)

@@ -177,7 +177,9 @@ def continue_lines(config, options):
     task = loaded(config, options)
     task.model.eval()
     found = task.continue_text(prompts, Patience("continuing: text", len(prompts)).done)
-    write_lines([one._asdict() for one in found], [one.prompt + one.continuation for one in found], options)
+    # GPT-2's texts have lines, of which a space is left here: a line in, a line out
+    lines = [" ".join((one.prompt + one.continuation).splitlines()) for one in found]
+    write_lines([one._asdict() for one in found], lines, options)
     return 0
 
 

@@ -12,8 +12,6 @@ import numpy as np
 import paddle
 from numpy.lib.stride_tricks import sliding_window_view
 
-from ..errors import UserError
-
 GROUP = 50  # neighbours among which `_largest` looks for the largest first
 
 
@@ -47,18 +45,16 @@ def beam_search(
         forced: tokens behind the first that each target begins with; they count in its length and cost nothing.
         beam_size: 1 is greedy search.
         length_penalty: above 1 favours long translations, below 1 short ones.
-        min_length: at least so many tokens before the end.
+        min_length: at least so many tokens before the end, or the maximum where that is less.
         max_length_a, max_length_b: at most a * x + b tokens before the end, for a source of x tokens, its end included; and
             never more than the model has positions for.
         no_repeat_ngram_size: no sequence of so many tokens comes twice in a translation, be it left with none; 0 allows any.
 
     Raises:
-        UserError: no length is left between the minimum and the maximum, or a source is too long for the model.
+        UserError: a source is too long for the model.
     """
     lengths = (source != model.padding).sum(axis=1).numpy()
     limits = np.minimum(max_length_a * lengths + max_length_b, model.max_length - 1).astype(int)
-    if limits.min() < min_length:
-        raise UserError(f"decode.min_length {min_length} is above the maximum length of a sentence, {limits.min()} tokens")
     rules = (end, model.padding, beam_size, length_penalty, min_length, no_repeat_ngram_size)
     hypotheses = _Hypotheses(limits, [first, *forced], *rules)
     cache, unseen = model.start(source), 1 + len(forced)

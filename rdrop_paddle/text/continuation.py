@@ -18,8 +18,8 @@ class Continued(NamedTuple):
 def continue_text(model, tokens, prompts, decode, *, progress=None):
     """A Continued for each of the prompts, which may be empty; what a prompt gets does not depend on the others.
 
-    A prompt goes on to the end of its line, or for decode.max_length tokens. Of one that leaves no positions for so many the
-    beginning is cut off, which is said. The model should be in evaluation mode.
+    A prompt goes on to the end of its line, of its text where the tokens are GPT-2's, or for decode.max_length tokens. Of one
+    that leaves no positions for so many the beginning is cut off, which is said. The model should be in evaluation mode.
 
     Args:
         tokens: the model's Tokens.

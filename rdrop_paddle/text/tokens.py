@@ -123,6 +123,8 @@ class Tokens:
         """The Tokens of a file; arguments and errors as in `from_json`."""
         try:
             return cls.from_json(json.loads(Path(path).read_bytes()), path, sides)
+        except UserError:
+            raise
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read {path} ({error}): mend it or move it away") from None
 

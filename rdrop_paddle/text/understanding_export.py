@@ -18,7 +18,7 @@ def export(task, folder, weights, *, onnx=False):
     random, padding = np.random.default_rng(0), task.tokens.padding
 
     def made(batch):
-        """Tokens and types of inputs of any length, of which the first fills its row."""
+        """Tokens and types of inputs of any length, of which the longest fills its row."""
         lengths = random.integers(2, task.config.data.max_length + 1, [batch, 1])
         places = np.arange(lengths.max())
         tokens = random.integers(0, task.tokens.size, [batch, len(places)])

@@ -47,6 +47,7 @@ def train(trainer, log, interruption=None):
     log.belongings(trainer.task.belongings())
     for note in trainer.notes:
         log.message(note)
+    ranks.wait_for_all()  # the first has told VisualDL the whole past of a resumed run
     say("training begins; the first update takes longest")
 
     def due(period):
@@ -128,6 +129,7 @@ def _keep_best(trainer, log, interruption):
             return False
         log.evaluation(update, "val", score)
         log.examples(_answers(task, trainer) if trainer.rank == 0 else {}, update)
+        ranks.wait_for_all()  # a long search would have the others' next collective give up
         best = score[measure.name]
         origin = {f"val_{measure.name}": best}
         if trainer.best is not None and not measure.is_better(best, trainer.best):

@@ -9,6 +9,7 @@ from conftest import ROOT, logged, train_text
 from rdrop_paddle import UserError, evaluate, load_config
 from rdrop_paddle.durability import checkpoint
 from rdrop_paddle.loss import RDropLoss
+from rdrop_paddle.text.continuation import Continued
 from rdrop_paddle.text.language_modelling import SHOWN, LanguageModelling
 from rdrop_paddle.text.token_stream import IGNORED
 from rdrop_paddle.text.tokens import END, UNKNOWN
@@ -218,6 +219,20 @@ def test_predict_and_the_hub_continue_a_text_a_line(language_modelling, main_of,
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [one._asdict() for one in expected]
     model = paddle.hub.load(str(ROOT), "language_model", source="local", run=tmp_path)
     assert model.continue_text(texts) == [one.prompt + one.continuation for one in expected]
+
+
+def test_a_continuation_of_several_lines_is_one_line_out(language_modelling, main_of, tmp_path, capsys, monkeypatch):
+    task = language_modelling()
+    checkpoint.save_best(tmp_path, task.model, task.belongings(), update=1)
+    (tmp_path / "config.yaml").write_text(task.config.to_yaml())
+    (tmp_path / "texts.txt").write_text("one\ntwo\n")
+    several = [Continued("one", " line\n and\n\na half"), Continued("two", "")]  # as GPT-2's tokens may say
+    monkeypatch.setattr(LanguageModelling, "continue_text", lambda *_: several)
+    given = ["-c", tmp_path / "config.yaml", "--weights", tmp_path / "best.safetensors", tmp_path / "texts.txt"]
+    assert main_of("predict.py")(*given) == 0
+    assert capsys.readouterr().out == "one line  and  a half\ntwo\n"
+    assert main_of("predict.py")(*given, "--json", "-") == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[0])["continuation"] == several[0].continuation
 
 
 def test_not_all_layers_may_be_shared(language_modelling):

@@ -160,6 +160,13 @@ def test_a_damaged_file_is_refused(path, value, said):
     assert str(found.value).startswith("run/tokenizer.json")
 
 
+def test_a_file_says_once_what_is_wrong_with_it(tmp_path):
+    (tmp_path / "tokenizer.json").write_text(json.dumps(trained().to_json() | dict(format=9)))
+    with pytest.raises(UserError) as found:
+        Tokens.read(tmp_path / "tokenizer.json")
+    assert str(found.value) == f"{tmp_path / 'tokenizer.json'}: format 9, and this version reads 1"
+
+
 @pytest.mark.parametrize("values", [[], None, 3, {}, "format"], ids=str)
 def test_what_is_no_file_of_tokens_is_refused(values):
     with pytest.raises(UserError, match=f"^here {NOTHING}"):
