@@ -118,8 +118,10 @@ def test_padding_alone_gives_zero_and_no_gradient(arrays):
     assert not any(x.any() for x in both(FusedLinearRDropLoss(0.7).terms, floats, label, np.ones_like(mask)))
 
 
-@pytest.mark.parametrize("scale", [40, 2000])
-def test_sure_answers_have_the_value_of_the_logits_and_finite_gradients(arrays, scale):
+@pytest.mark.parametrize("scale", [1, 40, 2000])
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_sure_answers_have_the_value_of_the_logits_and_finite_gradients(arrays, monkeypatch, scale, on_cpu):
+    monkeypatch.setattr(fused_linear_loss, "on_cpu", lambda tensor: on_cpu)  # a GPU's way is right on a CPU too
     (p, q, weight), label, _ = arrays
     floats = (p, q, scale * weight)
     found, expected = (
@@ -127,6 +129,15 @@ def test_sure_answers_have_the_value_of_the_logits_and_finite_gradients(arrays, 
     )
     assert_same(found[:3], expected[:3])
     assert_same(found[3:], expected[3:], 1e-4)  # float32's rounding of logits in the hundreds
+
+
+def test_a_gpu_is_waited_for_once_a_call_and_not_in_each_chunk(arrays, monkeypatch):
+    (*hidden, weight), label, _ = [[paddle.to_tensor(x) for x in arrays[0]], *map(paddle.to_tensor, arrays[1:])]
+    monkeypatch.setattr(fused_linear_loss, "on_cpu", lambda tensor: False)
+    look, looks = paddle.Tensor.item, []
+    monkeypatch.setattr(paddle.Tensor, "item", lambda self, *index: looks.append(1) or look(self, *index))
+    FusedLinearRDropLoss(0.7)(*hidden, weight, label)
+    assert len(looks) == 2  # the smallest label and the largest
 
 
 def test_a_tied_embedding_gets_the_gradients_of_both_its_uses(arrays):

@@ -39,12 +39,10 @@ def class_names(path, data):
         UserError: these are no names, or the weights give numbers and `data`, a LabelledDataConfig, has classes, or the other
             way round.
     """
-    found = kept.find(path, kept.CLASSES)
+    found = kept.find_classes(path)
     if found is None:
         return None
-    names, source = found
-    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise UserError(f"{source} is no list of the names of classes: mend it or move it away")
+    names = found.value
     if bool(names) == data.labels_are_numbers:
         here, there = ("numbers", "classes") if names else ("classes", "numbers")
         told = f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""

@@ -24,12 +24,10 @@ def class_names(path, count):
     Raises:
         UserError: these are no names of `count` classes.
     """
-    found = belongings.find(path, belongings.CLASSES)
+    found = belongings.find_classes(path)
     if found is None:
         return None
     names, source = found
-    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise UserError(f"{source} is no list of the names of classes: mend it or move it away")
     if len(names) != count:
         raise UserError(f"{source} names {len(names)} classes and model.classes is {count}: it is of other weights")
     return names

@@ -37,6 +37,18 @@ def find(path, name):
     return read_beside(path, f"{name}.json")
 
 
+def find_classes(path):
+    """As `find`, of CLASSES.
+
+    Raises:
+        UserError: these are no names.
+    """
+    found = find(path, CLASSES)
+    if found and not (isinstance(found.value, list) and all(isinstance(name, str) for name in found.value)):
+        raise UserError(f"{found.source} is no list of the names of classes: mend it or move it away")
+    return found
+
+
 def every(path):
     """{name: JSON value} of all that belongs to the weights at `path`; raises as `find`."""
     return {name: found.value for name in (TOKENS, CLASSES, MODEL) if (found := find(path, name))}
