@@ -70,8 +70,8 @@ def language_model(run, weights="best.safetensors"):
     Raises:
         rdrop_paddle.UserError: the config or the weights are not there, damaged, or do not belong together.
     """
-    task = _trained(run, weights)
-    task.model.continue_text = lambda texts: [found.prompt + found.continuation for found in task.continue_text(texts)]
+    task = _trained(run, weights, "language_modelling")
+    task.model.continue_text = lambda texts: [one.prompt + one.continuation for one in task.continue_text(_listed(texts))]
     return task.model
 
 
@@ -85,7 +85,7 @@ def translator(run, weights="best.safetensors"):
     Raises:
         rdrop_paddle.UserError: the config or the weights are not there, damaged, or do not belong together.
     """
-    task = _trained(run, weights)
+    task = _trained(run, weights, "translation")
     task.model.translate = lambda lines: _best(task, lines)
     return task.model
 
@@ -100,7 +100,7 @@ def summariser(run, weights="best.safetensors"):
     Raises:
         rdrop_paddle.UserError: the config or the weights are not there, damaged, or do not belong together.
     """
-    task = _trained(run, weights)
+    task = _trained(run, weights, "summarisation")
     task.model.summarise = lambda texts: _best(task, texts)
     return task.model
 
@@ -118,19 +118,30 @@ def classifier(run, weights="best.safetensors"):
     Raises:
         rdrop_paddle.UserError: the config or the weights are not there, damaged, or do not belong together.
     """
-    task = _trained(run, weights)
+    task = _trained(run, weights, "understanding")
     task.model.classify = task.classify
     return task.model
 
 
 def _best(task, lines):
-    return [best[0].text if best else "" for best in task.generate(lines)]
+    return [best[0].text if best else "" for best in task.generate(_listed(lines))]
 
 
-def _trained(run, weights):
-    """The task of a run folder with its weights, ready for use."""
+def _listed(texts):
+    """The texts as a list; a single one would be taken for its letters."""
+    listed = [] if isinstance(texts, str) else list(texts)
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in listed):
+        raise rdrop_paddle.UserError("give a list of texts, of one text [text]")
+    return listed
+
+
+def _trained(run, weights, wanted):
+    """The task of a run folder, which is to be `wanted`, with its weights, ready for use."""
     from rdrop_paddle import tasks
 
-    task, _ = tasks.trained(rdrop_paddle.load_config(pathlib.Path(run) / "config.yaml"), pathlib.Path(run) / weights)
+    config = rdrop_paddle.load_config(pathlib.Path(run) / "config.yaml")
+    if config.task != wanted:
+        raise rdrop_paddle.UserError(f"{run} is a run of {config.task}: give one of {wanted}")
+    task, _ = tasks.trained(config, pathlib.Path(run) / weights)
     task.model.eval()
     return task

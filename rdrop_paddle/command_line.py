@@ -46,12 +46,17 @@ def positive(text):
     return int(text)
 
 
-def check_writable(option, path):
-    """Raises a UserError unless rank 0 can write the file that `option` names: before minutes of work, not after them."""
+def check_writable(option, path, kept=()):
+    """Raises a UserError unless rank 0 can write the file that `option` names: before minutes of work, not after them.
+
+    Nor may it be one of the paths `kept`, which are read or written too; None is none.
+    """
     if int(os.environ.get("PADDLE_TRAINER_ID", 0)) > 0:
         return
     try:
         target = Path(path).resolve()  # of a link, which stays
+        if any(other and target == Path(other).expanduser().resolve() for other in kept):
+            raise UserError(f"{option} {path} is read or written otherwise, and would be lost: give another file")
         existed = target.exists()
         target.open("a").close()
         if not existed:  # an empty result must not outlive work that fails

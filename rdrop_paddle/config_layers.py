@@ -186,6 +186,9 @@ def _without_interpolation(tree):
 
 def _unknown_key(source, key, sections):
     near = difflib.get_close_matches(key, _keys(sections), n=1, cutoff=0)
+    if near[0] == key:  # written with its point, where YAML has sections
+        section, _, name = key.rpartition(".")
+        return f"{source}: write the key {key} as {{{section}: {{{name}: ...}}}}, {name} within its section"
     return f"{source}: unknown key {key}; the nearest valid key is {near[0]}"
 
 

@@ -4,7 +4,7 @@ A static graph may not know a length yet: -1 in a shape stands for any.
 """
 
 import math
-from numbers import Integral
+from numbers import Integral, Real
 
 import paddle
 
@@ -16,8 +16,8 @@ INTEGERS = (paddle.int64, paddle.int32, paddle.int16, paddle.int8, paddle.uint8)
 
 def check_settings(alpha=0.0, reduction="sum", label_smoothing=0.0, ignore_index=None, weight=None):
     """Raise UserError where a number or name is out of range."""
-    if not (alpha >= 0 and math.isfinite(alpha)):
-        raise UserError(f"alpha is {alpha}: give a finite number >= 0")
+    if not (isinstance(alpha, Real) and alpha >= 0 and math.isfinite(alpha)):
+        raise UserError(f"alpha is {alpha!r}: give a finite number >= 0")
     if reduction not in REDUCTIONS:
         raise UserError(f"reduction is {reduction!r}: give one of {', '.join(REDUCTIONS)}")
     if not 0 <= label_smoothing <= 1:
@@ -37,7 +37,7 @@ def check_passes(passes):
     names = ["p", "q", *(f"pass {number}" for number in range(3, len(passes) + 1))]
     first = passes[0]
     for name, outputs in zip(names, passes):
-        _check_tensor(name, outputs)
+        _check_floats(name, outputs)
         if not fits(outputs.shape, first.shape):
             raise UserError(
                 f"{name} has shape {list(outputs.shape)} but p has {list(first.shape)}: give the outputs of the same batch"
@@ -46,7 +46,7 @@ def check_passes(passes):
 
 def check_logits(name, logits, pad_mask):
     """Logits [batch, ..., classes] and, if any, booleans [batch, ...]."""
-    _check_tensor(name, logits)
+    _check_floats(name, logits)
     if logits.ndim < 2:
         raise UserError(
             f"{name} has shape {list(logits.shape)}: logits must be [batch, ..., classes]; "
@@ -91,9 +91,7 @@ def checked_projection(passes, weight, label, pad_mask):
         raise UserError("a static graph holds the logits in any case: take RDropLoss or cross_entropy of them there")
     names = ["hidden"] if len(passes) == 1 else ["p_hidden", "q_hidden"]
     for name, hidden in [("weight", weight), *zip(names, passes)]:
-        _check_tensor(name, hidden)
-        if not hidden.is_floating_point():
-            raise UserError(f"{name} has type {hidden.dtype}: give floats")
+        _check_floats(name, hidden)
     shape = list(passes[0].shape)
     if list(passes[-1].shape) != shape:
         raise UserError(f"q_hidden has shape {list(passes[-1].shape)} but p_hidden has {shape}: give those of the same batch")
@@ -164,6 +162,12 @@ def _with_ignored(pad_mask, label, ignore_index):
         return pad_mask
     ignored = label == ignore_index
     return ignored if pad_mask is None else paddle.logical_or(pad_mask, ignored)
+
+
+def _check_floats(name, value):
+    _check_tensor(name, value)
+    if not value.is_floating_point():
+        raise UserError(f"{name} has type {value.dtype}: give floats")
 
 
 def _check_tensor(name, value):

@@ -116,6 +116,9 @@ def test_looking_whether_a_file_can_be_written_leaves_none_and_harms_none(tmp_pa
     for path in (old, new, link):
         command_line.check_writable("--json", path)
     assert old.read_text() == "before" and not new.exists() and link.is_symlink() and not link.exists()
+    for kept in (old, link.with_name("target.json")):
+        with pytest.raises(UserError, match="is read or written otherwise, and would be lost: give another file"):
+            command_line.check_writable("--json", link if kept.name == "target.json" else old, [None, new, kept])
     with pytest.raises(UserError, match="cannot write --json a+: File name too long"):
         command_line.check_writable("--json", 300 * "a")
     monkeypatch.setenv("PADDLE_TRAINER_ID", "1")  # on another machine than rank 0, which alone writes

@@ -218,6 +218,7 @@ def test_a_score_that_is_better_lower_meets_its_target_from_above():
         ("data: {}\ntrain: {}\ndata: {}\n", "mine.yaml, line 3: key given twice: data$"),
         ("train:\n\tsteps: 900\n", "mine.yaml, line 2: indented with tabs, which YAML does not take: use spaces$"),
         ("train:\n  steps: 900\n  \tlr: 1\n", "mine.yaml, line 3: indented with tabs"),
+        ("train.lr: 0.1\n", "mine.yaml: write the key train.lr as {train: {lr: ...}}, lr within its section$"),
         ("name: a: b\n", "mine.yaml, line 1: mapping values are not allowed"),
         ("name: a\n---\nname: b\n", "mine.yaml, line 2: expected a single document in the stream but found another"),
     ],

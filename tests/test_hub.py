@@ -92,6 +92,12 @@ def test_a_trained_translator_translates_as_predict_does(translation, tmp_path):
     trained.model.eval()
     expected = generate(trained.model, trained.tokens, ["ein Hund", ""], trained.config.decode)
     assert model.translate(["ein Hund", ""]) == [expected[0][0].text, ""]
+    for texts in ("ein Hund", [None], [("ein", "Hund")]):
+        with pytest.raises(UserError, match=r"give a list of texts, of one text \[text\]"):
+            model.translate(texts)
+    for entry in ("summariser", "language_model", "classifier"):
+        with pytest.raises(UserError, match=f"{tmp_path} is a run of translation: give one of "):
+            paddle.hub.load(str(ROOT), entry, source="local", run=tmp_path)
 
 
 def test_a_trained_classifier_gives_the_probabilities_of_its_classes(understanding, tmp_path):
@@ -104,3 +110,11 @@ def test_a_trained_classifier_gives_the_probabilities_of_its_classes(understandi
     trained.model.eval()
     assert model.classify(texts) == trained.classify(texts)
     assert list(model.classify(texts)[0]) == ["no", "perhaps", "yes"] and model.classify(texts)[1] is None
+    for wrong in ("Hund rennt", ["Hund rennt"], [("Hund", "rennt", "nicht")], [("Hund", None)]):
+        with pytest.raises(UserError, match=r"give a list of pairs \(text, second text\), each of them strings"):
+            model.classify(wrong)
+    single = understanding("data.text_pair=null", "model.weights=")
+    assert len(single.classify(["Hund rennt"])) == 1
+    for wrong in ("Hund rennt", [("Hund", "rennt")], [None]):
+        with pytest.raises(UserError, match="give a list of texts, each of them strings"):
+            single.classify(wrong)

@@ -32,6 +32,10 @@ def labels(*shape):
         ("regression", lambda: compute_kl_loss(P[:, :1], P[:, :1])),
         ("regression", lambda: cross_entropy(P[:, :1], P[:, 0])),
         (r"p has shape \[4\].*regression", lambda: criterion(P[:, 0], P[:, 0], P[:, 0])),
+        # no numbers with a gradient
+        (r"p has type .*int64.*: give floats", lambda: criterion(P.astype("int64"), P.astype("int64"), LABEL)),
+        (r"p has type .*bool.*: give floats", lambda: regression(P > 0, P > 0, P)),
+        ("alpha is '0.3': give a finite number >= 0", lambda: RDropLoss(alpha="0.3")),
         # no tensor
         (r"p is a numpy.ndarray: .*paddle.to_tensor\(p\)", lambda: criterion(ARRAY, ARRAY, LABEL)),
         (r"q is a list: .*paddle.to_tensor\(q\)", lambda: compute_kl_loss(P, ARRAY.tolist())),

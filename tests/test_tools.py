@@ -89,6 +89,12 @@ def test_train_then_evaluate_then_resume(run_tool, tiny_overrides, tmp_path):
     again = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     assert again == final and latest(folder).name == "update-00000006"
 
+    kept = (folder / "best.safetensors").read_bytes()
+    shutil.rmtree(folder / "checkpoints")  # as people do, who need the room
+    done = run_tool("train.py", "-c", BASE, "-o", *tiny_overrides, "train.steps=9", "--resume")
+    assert "has a finished run without its checkpoints" in error_of(done)
+    assert (folder / "best.safetensors").read_bytes() == kept
+
 
 @pytest.mark.parametrize("streams", ["| head -3", ">&- 2>&-"])
 def test_training_goes_on_when_nobody_reads_what_it_says(tiny_overrides, tmp_path, streams):

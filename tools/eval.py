@@ -24,9 +24,10 @@ def main():
     arguments.add_argument("--predictions", "--hypotheses", metavar="FILE", help=answers)
     options = arguments.parse_args()
     config = load_config(options.config, options.override)
-    for option, path in (("--json", options.json), ("--predictions", options.predictions)):
+    kept = [options.config, options.weights]
+    for option, path, other in (("--json", options.json, options.predictions), ("--predictions", options.predictions, None)):
         if path:  # not after minutes of evaluation
-            command_line.check_writable(option, path)
+            command_line.check_writable(option, path, [*kept, other])
 
     console.say("loading Paddle")
     from rdrop_paddle import ranks

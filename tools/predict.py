@@ -55,9 +55,10 @@ def main():
 def loaded(config, options):
     """The task with its trained weights, whose report goes to stderr."""
     task, report = tasks.trained(config, options.weights, sha256=options.sha256, ema=options.ema)
-    for option, path in (("--json", options.json), ("--attention", options.attention)):
+    kept = [options.config, options.weights, *options.inputs]
+    for option, path, other in (("--json", options.json, options.attention), ("--attention", options.attention, None)):
         if path and path != "-":  # not after minutes of work
-            command_line.check_writable(option, path)
+            command_line.check_writable(option, path, [*kept, other])
     print(report, file=sys.stderr, flush=True)
     return task
 
@@ -136,6 +137,7 @@ def generate_lines(config, options):
         plots.check_suffix(options.attention)
     lines = read_input(options)
     task = loaded(config, options)
+    task.tokens.say_unknown(lines)
     task.model.eval()
     found = task.generate(lines, Patience(f"{doing}: line", len(lines)).done)
     best = [[dict(text=one.text, score=one.score) for one in answers] for answers in found]
@@ -175,6 +177,7 @@ def continue_lines(config, options):
 
     prompts = read_input(options)
     task = loaded(config, options)
+    task.tokens.say_unknown(prompts)
     task.model.eval()
     found = task.continue_text(prompts, Patience("continuing: text", len(prompts)).done)
     # GPT-2's texts have lines, of which a space is left here: a line in, a line out

@@ -205,7 +205,10 @@ def _train(table, job, script, child, lock):
     logs = _logs(job)
     shutil.rmtree(logs, ignore_errors=True)  # the launcher appends, and an error of before would be read as that of now
     logs.mkdir(parents=True)
-    resume = ["--resume"] if (OUTPUT / job.run).exists() else []
+    begun = OUTPUT / job.run
+    if (begun / published.OUTCOME).exists() and not (begun / "checkpoints").exists():  # published once, and wanted anew
+        shutil.rmtree(begun)
+    resume = ["--resume"] if begun.exists() else []
     command = supervision.command(script, table.config, job.overrides, table.ranks, log_dir=logs)
     with (logs / "console.log").open("w") as console:
         return child.run([*command, *resume], stdout=console, stderr=subprocess.STDOUT, pass_fds=[lock.fileno()])

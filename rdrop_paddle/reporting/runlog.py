@@ -193,6 +193,8 @@ def check_run_folder(config, resume):
         raise UserError(f"{folder} is a file: choose another name=... or output=...")
     if not resume and folder.exists() and any(folder.iterdir()):
         raise UserError(f"run folder {folder} is not empty: continue it with --resume, or choose another name=...")
+    if resume and (folder / OUTCOME).exists() and not any((folder / "checkpoints").glob("update-*")):
+        raise UserError(f"{folder} has a finished run without its checkpoints, which cannot go on: choose another name=...")
     if resume and config.train.amp == "O2":
         raise UserError("--resume cannot continue a run with train.amp O2: use O1 for runs that may be interrupted")
 

@@ -16,6 +16,7 @@ from .tables import KINDS, find_table, read_table
 
 CHOICE_SEED = 0  # of the held-out part and the subset: the same examples whatever the training seed
 SHOWN, LONGEST_LABEL = 8, 40  # names in a message; characters of one
+MANY = 100  # classes of which most have one example: rather ids, or numbers
 
 
 class Labelled(NamedTuple):
@@ -147,6 +148,8 @@ def _label(row, path, classes):
                 f"{place}: the label is {_short(label)}, where data.target=number wants a finite number, such as 2.5"
             )
         return number
+    if any(character in label for character in "\t\r\n"):
+        raise UserError(f"{place}: the label has a tab or a line's end in it, which predictions are told apart by: take it out")
     if label not in classes:
         known = ", ".join(map(_short, classes[:SHOWN])) + (", ..." if len(classes) > SHOWN else "")
         raise UserError(f"{place}: the label is {_short(label)}, which training does not know; it knows {known}")
@@ -158,6 +161,9 @@ def _part(labelled, path, config, split):
     count, holds_out = len(labelled.labels), locate(config, "val") == path
     if len(set(labelled.labels)) == 1:
         raise UserError(f"{path}: every label is {_short(labelled.labels[0])}: there is nothing to learn")
+    if not config.labels_are_numbers and (classes := len(set(labelled.labels))) > max(MANY, count / 2):
+        asked = f"is {config.columns[2]} the right column (data.label)? Numbers want data.target=number"
+        raise UserError(f"{path}: {count:,} examples have {classes:,} labels: {asked}")
     held_out = round(count * config.val_fraction) if holds_out else 0
     if holds_out and held_out in (0, count):
         rest = "none" if held_out == 0 else "all"

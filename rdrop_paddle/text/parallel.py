@@ -35,14 +35,18 @@ def read_pairs(folder, names, languages, *, training, answer="translation", long
 
     Raises:
         UserError: a file is absent, empty, not UTF-8, holds a NUL, or has another number of lines than the other; or no pair
-            is left to train on.
+            is left to train on, or an answer to score by is empty.
     """
     paths = _paths(folder, names, languages)
     pairs = Pairs(*map(read_lines, paths))
     if len(pairs.source) != len(pairs.target):
         counts = " but ".join(f"{path.name} has {len(lines):,} lines" for path, lines in zip(paths, pairs))
         raise UserError(f"{folder}: {counts}: line n of one must be the {answer} of line n of the other")
-    return without_odd_ones(pairs, " and ".join(map(str, paths)), longest) if training else pairs
+    if training:
+        return without_odd_ones(pairs, " and ".join(map(str, paths)), longest)
+    if "" in pairs.target:
+        raise UserError(f"{paths[1]}, line {pairs.target.index('') + 1}: the {answer} is empty, and none could be scored by it")
+    return pairs
 
 
 def choose(pairs, count):

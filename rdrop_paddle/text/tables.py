@@ -92,7 +92,7 @@ def _tsv(text):
 
 def _csv(path, text):
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # of the process; a text may be long
-    reader, line = csv.reader(io.StringIO(text, newline=""), strict=True), 1
+    reader, line = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True), 1
     try:
         for fields in reader:
             yield line, fields
@@ -115,7 +115,7 @@ def _objects(path, text, columns):
         if not line.strip():
             continue
         try:
-            entry = json.loads(line, object_pairs_hook=_once_each)
+            entry = json.loads(line, object_pairs_hook=_once_each, parse_constant=_refuse)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: no JSON: {getattr(error, 'msg', error)}") from None
         if not isinstance(entry, dict):
@@ -125,6 +125,10 @@ def _objects(path, text, columns):
                 raise UserError(f"{path}, line {number}: {_which_column(name, list(entry))}")
         table.rows.append(Row(number, [_as_text(entry[name], f"{path}, line {number}, {name}") for name in columns]))
     return table
+
+
+def _refuse(constant):
+    raise ValueError(f"{constant} is a missing value: give a text or a number, or remove the line")
 
 
 def _once_each(pairs):
@@ -137,6 +141,8 @@ def _once_each(pairs):
 def _as_text(value, place):
     if isinstance(value, (list, dict)):
         raise UserError(f"{place}: a list or an object, where a text or a number is wanted")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # 1.0 is 1
     text = "" if value is None else value if isinstance(value, str) else json.dumps(value)
     if NO_TEXT.search(text):
         raise UserError(f"{place}: a NUL or half of a surrogate pair, which no text has")

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from ..console import say
 from ..errors import UserError
 
 FILE = "tokenizer.json"  # of a run folder
@@ -82,6 +83,13 @@ class Tokens:
         if self.moses:
             texts = [self._moses[side].split(text) for text in texts]
         return [found.ids for found in self.tokenizers[side].encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def say_unknown(self, texts):
+        """Say how many of the texts, of the first side, have characters that no token stands for."""
+        lost = [number for number, ids in enumerate(self.encode(0, texts), start=1) if self.unknown in ids]
+        if lost:
+            said = f"{len(lost):,} of {len(texts):,} texts have characters that the model does not know"
+            say(f"{said}, the first is text {lost[0]:,}")
 
     def ended(self, side, texts):
         """The tokens of each text from `begin` to `end`, int32 arrays: millions of lists of integers would fill the memory."""

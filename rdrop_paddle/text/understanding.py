@@ -256,9 +256,18 @@ class Understanding:
         return {}
 
     def classify(self, texts):
-        """{class: probability}, or the number, for each text or pair (text, second text); None for what is empty."""
+        """{class: probability}, or the number, for each text or pair (text, second text); None for what is empty.
+
+        Raises:
+            UserError: these are no texts, or no pairs.
+        """
         paired = self.config.data.columns[1] is not None
-        first, second = ([pair[side] for pair in texts] for side in (0, 1)) if paired else (list(texts), None)
+        single = isinstance(texts, str)  # which would be taken for its letters
+        texts = [texts] if single else list(texts)
+        fits = _is_pair if paired else lambda text: isinstance(text, str)
+        if single or not all(map(fits, texts)):
+            raise UserError(f"give a list of {'pairs (text, second text)' if paired else 'texts'}, each of them strings")
+        first, second = ([pair[side] for pair in texts] for side in (0, 1)) if paired else (texts, None)
         names, found = self.class_names(), classify(self, first, second)
         named = (one and (one.values.item() if names is None else dict(zip(names, one.values.tolist()))) for one in found)
         return list(named)
@@ -275,3 +284,7 @@ class Understanding:
         held = ranks.sum_over_all(paddle.to_tensor(held)).numpy()  # each example was seen on one rank only
         if self.rank == 0:
             label_predictions.write(path, examples.labels, held, examples.classes)
+
+
+def _is_pair(texts):
+    return isinstance(texts, (tuple, list)) and len(texts) == 2 and all(isinstance(text, str) for text in texts)

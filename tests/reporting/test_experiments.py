@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import threading
 import time
@@ -167,6 +168,12 @@ def test_a_failing_run_is_recorded_and_continued_once_its_folder_is_removed(run,
         path.unlink()
     (RESULTS / "bad_seed0").rmdir()
     assert run(*table) == 1 and starts()[2:] == ["bad_seed0 resumed"]
+
+
+def test_a_finished_run_is_begun_anew_once_its_folder_is_removed(run):
+    assert run(dict(name="a")) == 0
+    shutil.rmtree(RESULTS / "a_seed0")
+    assert run(dict(name="a")) == 0 and starts() == ["a_seed0", "a_seed0"]  # not resumed: its checkpoints are gone
 
 
 def test_a_published_run_is_on_the_disk_before_its_name_is_there_and_its_checkpoints_go(run, monkeypatch):

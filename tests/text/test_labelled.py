@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -151,6 +153,7 @@ def test_where_the_official_files_belong_is_said(tmp_path, monkeypatch, split, s
         ([("a", "yes"), ("b", "yes")], {}, r"every label is 'yes': there is nothing to learn"),
         ([("a", "yes"), ("b", "")], {}, r"train.tsv, line 3: the label is empty"),
         ([("a", "yes"), ("b", "no", "c"), ("d",)], {}, r"train.tsv, line 3: 3 fields, but .* \(and 1 more such lines\)"),
+        ([(str(n), f"id{n}") for n in range(300)], {}, r"300 examples have 300 labels: is label the right column"),
         (ROWS[:2], {}, r"data.val_fraction 0.2 of 2 examples holds out none"),
         (ROWS, dict(examples=17), r"data.examples is 17 but .* has 16 to train on"),
         (ROWS, dict(target="number"), r"line 2: the label is 'no', where data.target=number wants a finite number"),
@@ -164,6 +167,14 @@ def test_what_cannot_be_trained_on_is_said_with_its_line(tmp_path, rows, changes
     write(tmp_path, "train", rows)
     with pytest.raises(UserError, match=said):
         read_split(config(**dict(path=tmp_path) | changes), "train")
+
+
+def test_a_label_that_would_take_several_lines_is_refused(folder):
+    (folder / "train.tsv").unlink()
+    rows = [{"text": "a", "label": "yes"}, {"text": "b", "label": "no\tor\nnot"}]
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match="train.jsonl, line 2: the label has a tab or a line's end in it"):
+        read_split(config(folder), "train")
 
 
 def test_a_label_that_training_does_not_know_is_named(folder):

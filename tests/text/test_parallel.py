@@ -34,7 +34,11 @@ def test_line_n_stays_with_line_n(tmp_path_factory, pairs, ends, last, packed):
         path.write_bytes(gzip.compress(content) if packed else content)
     stripped = [(source.removeprefix("\ufeff" * (n == 0)).strip(), target.removeprefix("\ufeff" * (n == 0)).strip())
                 for n, (source, target) in enumerate(pairs)]  # fmt: skip
-    assert list(zip(*read(folder))) == stripped
+    if all(target for _, target in stripped):
+        assert list(zip(*read(folder))) == stripped
+    else:
+        with pytest.raises(UserError, match=r"train.en.*: the translation is empty"):
+            read(folder)
     if whole := [pair for pair in stripped if all(pair)]:
         assert list(zip(*read(folder, training=True))) == whole
     else:
@@ -65,6 +69,10 @@ def test_odd_pairs_are_left_out_of_training_by_count_and_stay_elsewhere(tmp_path
         f"{place}: 3 of 7 pairs left out because a side is empty, the first in line 2",
         f"{place}: 2 of 7 pairs left out because a side has more than 10,000 characters, the first in line 4",
     ]
+    with pytest.raises(UserError, match=r"train.en, line 3: the translation is empty, and none could be scored by it"):
+        read(tmp_path)
+    target[2] = "3"
+    write(tmp_path, *("\n".join(lines).encode() for lines in (source, target)))
     assert read(tmp_path) == (["a", "", "c", long, "e", "", "g" * LONGEST_LINE], target)
     assert not capsys.readouterr().err
 

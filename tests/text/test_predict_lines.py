@@ -50,6 +50,16 @@ def test_a_line_in_is_a_line_out_from_standard_input_and_from_files(predict, tmp
     assert expected[0] != expected[2] and expected[1] == ""
 
 
+def test_characters_that_the_model_does_not_know_are_said_and_outputs_are_not_inputs(predict, tmp_path, capsys):
+    assert predict(given="Hund rennt.\nΩ Hund\n".encode()) == 0
+    assert "1 of 2 texts have characters that the model does not know, the first is text 2\n" in capsys.readouterr().err
+    for name in ("config.yaml", "best.safetensors"):
+        before = (tmp_path / name).read_bytes()
+        with pytest.raises(UserError, match=f"--json .*{name} is read or written otherwise, and would be lost"):
+            predict("--json", tmp_path / name, given=b"Hund\n")
+        assert (tmp_path / name).read_bytes() == before
+
+
 def test_json_has_a_line_for_each_with_the_best_translations_and_their_scores(predict, tmp_path, capsys):
     assert predict("--json", "-", given="\n".join(LINES).encode()) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -56,9 +56,13 @@ def test_a_row_is_named_by_the_line_in_which_it_begins(tmp_path):
 
 
 def test_numbers_and_words_of_json_are_labels(tmp_path):
-    entries = [{"text": "a", "label": label} for label in (1, 2.5, True, None, " x ")]
+    entries = [{"text": "a", "label": label} for label in (1, 1.0, 2.5, True, None, " x ")]
     path = write(tmp_path, "a.jsonl", "\n".join(map(json.dumps, entries)))
-    assert [label for _, label in values(path)] == ["1", "2.5", "true", "", "x"]
+    assert [label for _, label in values(path)] == ["1", "1", "2.5", "true", "", "x"]
+
+
+def test_a_space_behind_a_comma_is_no_text(tmp_path):
+    assert values(write(tmp_path, "a.csv", 'text, label\n"so, here", "yes"\n')) == [["so, here", "yes"]]
 
 
 def test_rows_with_other_fields_are_told_apart_from_whole_ones(tmp_path):
@@ -95,6 +99,7 @@ def test_one_table_of_a_name_is_found(tmp_path):
         ("a.jsonl", '{"text": "a", "label": "b"}\n{"text": "a"}\n', r"line 2: no column label; the columns are text"),
         ("a.jsonl", '\n{"text": \n', r"a.jsonl, line 2: no JSON: Expecting value"),
         ("a.jsonl", '{"text": "a", "text": "b", "label": "c"}', r"a.jsonl, line 1: no JSON: a name given twice: text, text"),
+        ("a.jsonl", '{"text": "a", "label": NaN}', r"a.jsonl, line 1: no JSON: NaN is a missing value"),
         ("a.jsonl", "[" * 100_000, r"a.jsonl, line 1: no JSON: "),
         ("a.jsonl", '{"label": 1' + "0" * 5000 + "}", r"a.jsonl, line 1: no JSON: "),
         ("a.jsonl", '["a", "b"]\n', r'line 1: no object: give {"text": "...", "label": "..."}'),
