@@ -16,7 +16,7 @@ class ModelConfig:
     num_heads: Optional[int] = within(low=1)
     mlp_ratio: Optional[float] = within(above=0)
     image_size: int = within(low=1)
-    classes: int = within(low=1)
+    classes: int = within(low=2)
     drop_rate: float = within(low=0, high=1)
     proj_drop_rate: float = within(low=0, high=1)
     qkv_bias: bool

@@ -101,6 +101,9 @@ class ImageClassification:
         return {belongings.CLASSES: names, belongings.MODEL: weight_claims.of_model(self.config.model)}
 
     def _check_classes(self, names):
+        if len(names) == 1:
+            where = self.config.data.path or self.config.data.name
+            raise UserError(f"{where} has the one class {names[0]}: there is nothing to learn; give each class a folder")
         if len(names) != self.config.model.classes:
             raise UserError(
                 f"model.classes is {self.config.model.classes} but {self.config.data.path or self.config.data.name} has "

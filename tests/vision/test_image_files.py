@@ -89,6 +89,12 @@ def flowers(tmp_path, tiny_config):
     return make
 
 
+def test_a_folder_of_one_class_says_that_there_is_nothing_to_learn(flowers):
+    _, config = flowers(classes=["rose"])
+    with pytest.raises(UserError, match="flowers has the one class rose: there is nothing to learn; give each class a folder"):
+        ImageClassification(config).read_splits()
+
+
 def test_what_is_left_out_is_told_in_one_line_with_its_kinds_and_the_first(flowers, capsys):
     left_out = ["rose/3.heic", "rose/a/4.HEIC", "tulip/notes.txt", "tulip/README", "stray.png", "rose/.DS_Store"]
     folder, config = flowers("rose/a/9.tif", *left_out)
