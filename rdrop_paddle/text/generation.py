@@ -31,9 +31,6 @@ def generate(model, tokens, lines, decode, *, progress=None):
         decode: a DecodeConfig; lines of about one length are answered together, at most decode.max_tokens tokens of theirs
             at once, padding counted.
         progress: a function of how many of the lines are done, called after each part of them.
-
-    Raises:
-        UserError: no length is left between decode's minimum and maximum.
     """
     begin, end, sources = tokens.begin, tokens.end, tokens.encode(0, lines)
     room = model.max_length - len(begin) - 1

@@ -110,17 +110,16 @@ def read_decoded(archive, path, data_root, split):
     """
     source = locate(archive, path, data_root)
     folder = data_root / "decoded" / f"{archive.folder}-{split}-{archive.md5[archive.members[split][0]]}"
+    decoded = functools.cache(lambda: read(archive, source, split))
     try:
-        decode = functools.partial(_decode, archive, source, split, folder)
-        files.once(data_root, lambda: files.fault(folder) is None, decode)
+        files.once(data_root, lambda: files.fault(folder) is None, lambda: _write_decoded(folder, *decoded()))
     except OSError:  # no room, or not ours to write
-        return read(archive, source, split)
+        return decoded()
     images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
     return images, np.load(folder / "labels.npy", allow_pickle=False), json.loads((folder / "classes.json").read_bytes())
 
 
-def _decode(archive, source, split, folder):
-    images, labels, class_names = read(archive, source, split)
+def _write_decoded(folder, images, labels, class_names):
     if folder.exists():
         files.remove_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
